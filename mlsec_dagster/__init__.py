@@ -1,0 +1,51 @@
+"""Seal every Dagster dataset when it is written; verify it before it is used.
+
+    import mlsec_dagster as mlsec
+
+    defs = mlsec.guard(existing_defs, datasets=["raw_flights", "training_set"])
+
+The names below are resolved when they are first used, so that importing a part of the package does not import all of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
+    from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent
+    from mlsec_dagster.definitions import build_security_definitions
+    from mlsec_dagster.guard import Dataset, guard
+    from mlsec_dagster.resources import SecurityStore, Signer
+
+_HOMES = {
+    "Dataset": "mlsec_dagster.guard",
+    "DatasetChecksComponent": "mlsec_dagster.components.dataset_checks.component",
+    "SecurityStore": "mlsec_dagster.resources",
+    "Signer": "mlsec_dagster.resources",
+    "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
+    "build_security_definitions": "mlsec_dagster.definitions",
+    "guard": "mlsec_dagster.guard",
+}
+
+__all__ = [
+    "Dataset",
+    "DatasetChecksComponent",
+    "SecurityStore",
+    "Signer",
+    "build_dataset_hash_checks",
+    "build_security_definitions",
+    "guard",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # `guard` is also the name of the module that holds it; setting the attribute makes the function win.
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

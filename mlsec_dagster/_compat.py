@@ -1,0 +1,143 @@
+"""The only file that imports private Dagster names; each line is a public API that we would use if there were one."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation, AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
+    assets_to_keys,
+    ensure_no_duplicate_asset_checks,
+    ensure_no_duplicate_assets,
+)
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.definitions.job_definition import default_job_io_manager
+from dagster._core.definitions.resource_definition import has_at_least_one_parameter
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.events import DagsterEventType
+from dagster._core.execution.build_resources import wrap_resource_for_execution
+from dagster._core.storage.db_io_manager import DbIOManager
+from dagster._core.storage.input_manager import IInputManagerDefinition
+from dagster._core.storage.mem_io_manager import InMemoryIOManager
+from dagster._core.storage.upath_io_manager import UPathIOManager
+from dagster._utils.warnings import disable_dagster_warnings
+
+__all__ = [
+    "DATA_VERSION_TAG",
+    "AssetCheckEvaluation",
+    "AssetCheckEvaluationTargetMaterializationData",
+    "DagsterEventType",
+    "DbIOManager",
+    "InMemoryIOManager",
+    "UPathIOManager",
+    "UnresolvedAssetJobDefinition",
+    "assets_to_keys",
+    "default_job_io_manager",
+    "disable_dagster_warnings",
+    "ensure_no_duplicate_asset_checks",
+    "ensure_no_duplicate_assets",
+    "io_manager_definition",
+    "latest_storage_ids",
+    "materializations_by_storage_id",
+    "resource_config",
+    "set_data_version",
+    "table_slice",
+    "upath_locations",
+    "with_resource_fn",
+    "with_resource_defs",
+]
+
+
+def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
+    """The definition behind a resource if it can load inputs or handle outputs, else None (the resource is something else)."""
+    definition = wrap_resource_for_execution(resource)
+    return definition if isinstance(definition, IInputManagerDefinition) else None
+
+
+def with_resource_fn(
+    definition: dg.ResourceDefinition, wrap: Callable[[Any], Any], *, name: str | None = None
+) -> dg.ResourceDefinition:
+    """A copy of `definition`, of the same type and configuration schema, whose produced value goes through `wrap`.
+
+    Copying keeps everything else (configuration, nested resources, input and output schemas, what the UI shows) as it was.
+    """
+    original = definition.resource_fn
+    is_context_manager = _returns_context_manager(original)
+
+    def call(init_context: Any) -> Any:
+        return original(init_context) if has_at_least_one_parameter(original) else original()  # type: ignore[call-arg]
+
+    if is_context_manager:
+
+        @contextmanager
+        def resource_fn(init_context: Any) -> Iterator[Any]:
+            produced = call(init_context)
+            manager = produced if hasattr(produced, "__enter__") else contextmanager(lambda: produced)()
+            with manager as value:
+                yield wrap(value)
+    else:
+
+        def resource_fn(init_context: Any) -> Any:
+            return wrap(call(init_context))
+
+    resource_fn.__name__ = getattr(original, "__name__", "resource_fn")
+    clone = copy.copy(definition)
+    clone._resource_fn = resource_fn  # noqa: SLF001
+    return clone
+
+
+def _returns_context_manager(function: Callable[..., Any]) -> bool:
+    import inspect
+
+    return inspect.isgeneratorfunction(inspect.unwrap(function)) or getattr(function, "__name__", "") == "_initialize_and_run_cm"
+
+
+def with_resource_defs(assets_def: dg.AssetsDefinition, resource_defs: Mapping[str, dg.ResourceDefinition]) -> dg.AssetsDefinition:
+    """A copy of an assets definition with its own bound resources replaced."""
+    attributes = assets_def.get_attributes_dict()
+    attributes["resource_defs"] = dict(resource_defs)
+    with disable_dagster_warnings():
+        return assets_def.__class__(**attributes)
+
+
+def upath_locations(manager: UPathIOManager, context: dg.InputContext | dg.OutputContext) -> dict[str | None, Any]:
+    """Partition key -> the `UPath` at which a `UPathIOManager` keeps it (None for an unpartitioned asset)."""
+    if context.has_asset_partitions:
+        return dict(manager._get_paths_for_partitions(context))  # noqa: SLF001
+    return {None: manager._get_path(context)}  # noqa: SLF001
+
+
+def table_slice(manager: DbIOManager, context: dg.InputContext | dg.OutputContext, output_context: dg.OutputContext) -> tuple[Any, Any]:
+    """The database client of a `DbIOManager` and the slice (table, partition) that it keeps for this context."""
+    return manager._db_client, manager._get_table_slice(context, output_context)  # noqa: SLF001
+
+
+def resource_config(step_context: Any, key: str) -> Any:
+    """The run configuration under which the resource `key` was initialised."""
+    return step_context.resolved_run_config.resources[key].config
+
+
+def set_data_version(context: dg.OutputContext, version: str) -> None:
+    """Give the asset being written a data version, unless its own code already gave one."""
+    step_context = context.step_context
+    if not step_context.has_data_version(context.asset_key):
+        step_context.set_data_version(context.asset_key, dg.DataVersion(version))
+
+
+def latest_storage_ids(instance: dg.DagsterInstance, asset_key: dg.AssetKey, partitions: Sequence[str]) -> Mapping[str, int]:
+    """Partition key -> storage id of its latest materialization."""
+    return instance.get_latest_storage_id_by_partition(asset_key, DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
+
+
+def materializations_by_storage_id(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, storage_ids: Sequence[int]
+) -> dict[int, Any]:
+    """Storage id -> event record."""
+    if not storage_ids:
+        return {}
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key, storage_ids=list(storage_ids)), limit=len(storage_ids)
+    ).records
+    return {record.storage_id: record for record in records}

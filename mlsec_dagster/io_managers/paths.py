@@ -1,0 +1,131 @@
+"""IO managers that keep files at paths: `UPathIOManager` and everything built on it, local or behind fsspec."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mlsec_dagster import _compat
+from mlsec_dagster.errors import UnverifiableError
+from mlsec_dagster.integrity.files import copy_and_hash
+from mlsec_dagster.integrity.manifest import FileEntry, Manifest
+from mlsec_dagster.io_managers.storage import Stored, Subject, Verify, load_between_verifications
+
+INNER = "inner_io_manager"
+"""Method under which the cloud packages' configurable IO managers keep the manager that does the work."""
+
+
+class PathStorage:
+    """A `UPathIOManager`: files at paths, local or behind fsspec.
+
+    Each path is copied to a private directory while it is hashed, and the IO manager is handed the copy: whatever happens to the
+    original from then on, what is deserialised is what was verified.
+    """
+
+    how = "a private copy, hashed while it is copied, is what the IO manager reads"
+
+    def __init__(self, manager: Any, upath_manager: _compat.UPathIOManager) -> None:
+        self._manager = manager
+        self._upath_manager = upath_manager
+        self._private = Path(tempfile.mkdtemp(prefix="mlsec-"))
+        # Lazy frames read their file only after load_input has returned, so copies live as long as the IO manager does.
+        weakref.finalize(self, shutil.rmtree, self._private, ignore_errors=True)
+        self._copies = 0
+
+    def _path(self, subject: Subject) -> Any:
+        return _compat.upath_locations(self._upath_manager, subject.context())[subject.partition]
+
+    def _fetch(self, path: Any) -> tuple[tuple[FileEntry, ...], Path]:
+        """Digests of what lies at `path`, and the private copy of exactly those bytes."""
+        self._copies += 1
+        target = self._private / str(self._copies) / path.name
+        target.parent.mkdir(mode=0o700)
+        if getattr(path, "protocol", "") in ("", "file", "local"):
+            return copy_and_hash(Path(str(path)), target), target
+        fetched = target.with_name(target.name + ".fetched")
+        if not path.exists():
+            raise FileNotFoundError(str(path))
+        path.fs.get(path.path, str(fetched), recursive=path.fs.isdir(path.path))
+        try:
+            return copy_and_hash(fetched, target), target
+        finally:
+            shutil.rmtree(fetched) if fetched.is_dir() else fetched.unlink()
+
+    @contextmanager
+    def examine(self, subject: Subject) -> Iterator[Stored | None]:
+        path = self._path(subject)
+        try:
+            entries, copied = self._fetch(path)
+        except FileNotFoundError:
+            yield None
+            return
+        try:
+            yield Stored(Manifest(files=entries), copied, str(path))
+        finally:
+            shutil.rmtree(copied.parent, ignore_errors=True)
+
+    def _read_copy(self, original: Any, context: dg.InputContext, path: Any, copied: Path) -> Any:
+        return original.load_from_path(context=context, path=type(path)(copied) if isinstance(path, Path) else _local_path(copied))
+
+    def load(self, context: dg.InputContext, subjects: Mapping[str | None, Subject], verify: Verify) -> Any:
+        partition_of = {str(self._path(subject)): partition for partition, subject in subjects.items()}
+        original = self._upath_manager
+
+        def verified_copy(path: Any) -> Path:
+            if str(path) not in partition_of:
+                if not path.exists():
+                    raise FileNotFoundError(str(path))
+                raise UnverifiableError(f"The IO manager reads {path}, which is not where any sealed partition lies, so it was not loaded.")
+            partition = partition_of[str(path)]
+            try:
+                entries, copied = self._fetch(path)
+            except FileNotFoundError:
+                verify(partition, None)
+                raise
+            verify(partition, Stored(Manifest(files=entries), copied, str(path)))
+            return copied
+
+        if inspect.iscoroutinefunction(original.load_from_path):
+
+            async def load_from_path(context: dg.InputContext, path: Any) -> Any:
+                return await self._read_copy(original, context, path, verified_copy(path))
+        else:
+
+            def load_from_path(context: dg.InputContext, path: Any) -> Any:
+                return self._read_copy(original, context, path, verified_copy(path))
+
+        if not _loads_path_by_path(original):
+            return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
+        return _redirected(self._manager, original, load_from_path).load_input(context)
+
+
+def _local_path(path: Path) -> Any:
+    from upath import UPath
+
+    return UPath(path)
+
+
+def _loads_path_by_path(manager: Any) -> bool:
+    """Whether every byte goes through `load_from_path`, as in the base class; a manager that scans several files at once does not."""
+    cls, base = type(manager), _compat.UPathIOManager
+    return all(getattr(cls, name) is getattr(base, name) for name in ("load_partitions", "load_partitions_async", "load_input"))
+
+
+def _redirected(manager: Any, upath_manager: Any, load_from_path: Callable[..., Any]) -> Any:
+    """A copy of an IO manager whose reads of a path go through `load_from_path`; the original stays as it was."""
+    clone = copy.copy(upath_manager)
+    object.__setattr__(clone, "load_from_path", load_from_path)
+    if manager is upath_manager:
+        return clone
+    outer = copy.copy(manager)
+    object.__setattr__(outer, INNER, lambda: clone)
+    return outer

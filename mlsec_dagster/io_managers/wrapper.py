@@ -1,0 +1,304 @@
+"""The wrapper: sealed at write, verified at read, and otherwise the IO manager that it wraps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from mlsec_dagster import _compat
+from mlsec_dagster.errors import LossyContainerError, MlsecError, UnverifiableError, VerificationError
+from mlsec_dagster.integrity.manifest import Manifest, TableGrid
+from mlsec_dagster.integrity.statements import WRITE
+from mlsec_dagster.integrity.tables import is_table, table_format, table_grid
+from mlsec_dagster.io_managers.database import DatabaseStorage
+from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
+from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
+from mlsec_dagster.io_managers.paths import INNER, PathStorage
+from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
+from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement, subject_name
+
+OpenSeals = Callable[[dg.DagsterInstance, str | None], Seals]
+"""Opens the ledger for an instance and the name of the run's executor."""
+
+
+def storage_of(manager: Any, row_key: Callable[[], bytes]) -> Storage:
+    """How to look at what an IO manager stores, chosen by what it is built on.
+
+    Args:
+        manager: An IO manager or input manager, not wrapped.
+        row_key: Gives the secret key of multiset hashes; called only where a database table is hashed.
+    """
+    inner = getattr(manager, INNER)() if hasattr(manager, INNER) else manager
+    if isinstance(inner, _compat.UPathIOManager):
+        for cls in type(inner).__mro__:
+            if cls.__name__ in OBJECT_CLIENTS:
+                return ObjectStorage(manager, inner, OBJECT_CLIENTS[cls.__name__])
+        return PathStorage(manager, inner)
+    if isinstance(manager, _compat.DbIOManager):
+        return DatabaseStorage(manager, row_key)
+    return OpaqueStorage(manager)
+
+
+class SealedIOManager(dg.IOManager):
+    """Seals what the wrapped IO manager writes and verifies what it reads, for guarded assets only.
+
+    Every attribute that is not one of the two verbs is the wrapped IO manager's own.
+    """
+
+    def __init__(self, wrapped: Any, guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> None:
+        self.wrapped = wrapped
+        self._guarded = frozenset(guarded)
+        self._open_seals = open_seals
+        self._storage: Storage | None = None
+        if inspect.isgeneratorfunction(wrapped.handle_output):
+            self.handle_output = self._handle_output  # Dagster asks of the function itself whether it is a generator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "wrapped"), name)
+
+    def __repr__(self) -> str:
+        return f"SealedIOManager({self.wrapped!r})"
+
+    def storage(self, seals: Seals) -> Storage:
+        """How to look at what the wrapped IO manager stores."""
+        if self._storage is None:
+            self._storage = storage_of(self.wrapped, seals.ledger.row_key)
+        return self._storage
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> Any:
+        events = list(self._handle_output(context, obj))
+        return events[0] if events else None
+
+    def _handle_output(self, context: dg.OutputContext, obj: Any) -> Iterator[Any]:
+        if not context.has_asset_key or context.asset_key not in self._guarded:
+            yield from _write(self.wrapped, context, obj)
+            return
+        # The ledger is opened first: data that could not be sealed is not written.
+        seals = self._seals(context.step_context)
+        grid, losses = _grid_of_value(obj)
+        reported = yield from _write(self.wrapped, context, obj)
+        partitions = partitions_of(context)
+        location = reported_location(reported) if len(partitions) == 1 else None
+        storage = self.storage(seals)
+        contents: dict[str | None, tuple[Manifest, str | None]] = {}
+        for partition in partitions:
+            subject = _subject(context, context, partition, location)
+            stored = _examine_written(storage, subject, grid)
+            if stored is not None:
+                contents[partition] = stored
+        if not contents:
+            return
+        step_context = context.step_context
+        predicate = {
+            "run_id": context.run_id,
+            "step_key": context.step_key,
+            "io_manager": type(self.wrapped).__name__,
+            "how": storage.how,
+            "code_version": _code_version(step_context, context.asset_key),
+            "inputs": _READS.pop((context.run_id, context.step_key), []),
+            "losses": losses,
+        }
+        asset = context.asset_key.to_user_string()
+        seals.append(
+            [
+                statement(WRITE, asset, partition, manifest, {**predicate, "location": where})
+                for partition, (manifest, where) in contents.items()
+            ],
+            [manifest for manifest, _ in contents.values()],
+        )
+        if len(contents) == 1:
+            manifest = next(iter(contents.values()))[0]
+            _compat.set_data_version(context, str(manifest.content_root or manifest.files_root))
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        if not context.has_asset_key or context.asset_key not in self._guarded:
+            return self.wrapped.load_input(context)
+        partitions = partitions_of(context)
+        if not partitions:
+            return self.wrapped.load_input(context)
+        seals = self._seals(context.step_context)
+        storage = self.storage(seals)
+        external = not _is_materializable(context)
+        expectations = seals.expectations(context.asset_key, partitions, external=external)
+        output_context = context.upstream_output or context
+        subjects = {
+            partition: _subject(context, output_context, partition, _sealed_location(expectations[partition])) for partition in partitions
+        }
+        reads: dict[str | None, dict[str, Any]] = {}
+
+        def verify(partition: str | None, stored: Stored | None) -> None:
+            expectation = expectations[partition]
+            if stored is None:
+                if expectation.entry is not None:
+                    raise VerificationError(
+                        f"{expectation.subject} was sealed by run {expectation.entry.statement.predicate.get('run_id', '?')}, but nothing is stored for it "
+                        f"any more: restore it or materialize it again."
+                    )
+                return
+            if expectation.standing.kind == "adoptable":
+                _adopt(seals, expectation, stored, context)
+                expectations.update(seals.expectations(context.asset_key, [partition], external=external))
+            else:
+                verify_stored(seals, expectation, stored)
+            reads[partition] = {
+                "asset": expectation.asset,
+                "partition": partition,
+                "files_root": stored.manifest.files_root,
+                "content_root": stored.manifest.content_root,
+            }
+
+        value = storage.load(context, subjects, verify)
+        _READS.setdefault((context.step_context.run_id, context.step_context.step.key), []).extend(reads.values())
+        return value
+
+    def _seals(self, step_context: Any) -> Seals:
+        executor = step_context.job_def.executor_def.name if step_context.job_def else None
+        return self._open_seals(step_context.instance, executor)
+
+
+_READS: dict[tuple[str, str], list[dict[str, Any]]] = {}
+"""(run id, step key) -> what that step has read, verified; it becomes part of the statement about what the step writes."""
+
+
+def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> None:
+    """Raise unless what is stored is what was sealed.
+
+    Raises:
+        VerificationError: It was looked at, and it differs; the sentence says where.
+        UnverifiableError: There is no common digest to compare.
+    """
+    expectation.require()
+    if expectation.entry is None:
+        raise UnverifiableError(f"{expectation.subject} has no seal to hold the stored bytes against.")
+    sealed = expectation.entry.statement.predicate
+    found = stored.manifest
+    if sealed.get("files_root") and found.files_root:
+        same = sealed["files_root"] == found.files_root
+    elif sealed.get("content_root") and found.content_root:
+        same = sealed["content_root"] == found.content_root
+    else:
+        raise UnverifiableError(
+            f"{expectation.subject} was sealed in another form than it is read in, so it could not be verified: materialize it again."
+        )
+    if not same:
+        difference = locate(seals.manifest(expectation.entry), stored)
+        raise VerificationError(
+            f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {difference.sentence} "
+            f"It was not loaded. Keep the stored data as evidence, find out who wrote to it, and materialize it again."
+        )
+
+
+def locate(sealed: Manifest, stored: Stored) -> Any:
+    """Where stored data differs from its seal: files, and for tables also columns and row blocks."""
+    table = None
+    if sealed.table is not None and stored.copy is not None:
+        try:
+            if stored.copy.is_dir() or table_format(stored.copy):
+                table = table_grid(stored.copy, schema=sealed.table.columns)
+        except MlsecError:
+            table = None  # the file comparison alone is the answer then
+    return sealed.compare(Manifest(files=stored.manifest.files, table=table, multiset=stored.manifest.multiset))
+
+
+def _write(manager: Any, context: dg.OutputContext, obj: Any) -> Iterator[Any]:
+    """Let the wrapped manager write, in either form that Dagster allows; returns the metadata that it reported."""
+    reported: dict[str, Any] = {}
+
+    def note(event: Any) -> None:
+        reported.update(context.get_logged_metadata())
+        if isinstance(event, dict):
+            reported.update(event)
+        elif isinstance(event, dg.AssetMaterialization):
+            reported.update(event.metadata)
+
+    if inspect.isgeneratorfunction(manager.handle_output):
+        for event in manager.handle_output(context, obj):
+            note(event)
+            yield event
+        note(None)
+    else:
+        event = manager.handle_output(context, obj)
+        note(event)
+        if event:
+            yield event
+    return reported
+
+
+def _grid_of_value(value: Any) -> tuple[TableGrid | None, list[str]]:
+    """The content of the value in memory, taken before the IO manager can touch it."""
+    if not is_table(value):
+        return None, []
+    try:
+        grid = table_grid(value)
+    except LossyContainerError as error:
+        return None, [str(error)]
+    except UnverifiableError as error:
+        return None, [f"The value in memory has no content root: {error}"]
+    return grid, list(grid.losses)
+
+
+def _examine_written(storage: Storage, subject: Subject, grid: TableGrid | None) -> tuple[Manifest, str | None] | None:
+    """What was written, as the digests of its bytes joined to the content of the value in memory."""
+    if isinstance(storage, OpaqueStorage) and subject.location is None:
+        return None if grid is None else (Manifest(table=grid), None)
+    with storage.examine(subject) as stored:
+        if stored is None:
+            return None
+        return Manifest(files=stored.manifest.files, table=grid, multiset=stored.manifest.multiset), stored.location
+
+
+def _adopt(seals: Seals, expectation: Expectation, stored: Stored, context: dg.InputContext) -> None:
+    seals.adopt(
+        expectation.asset,
+        {expectation.partition: (stored.manifest, stored.location)},
+        reason="first read by a guarded project",
+        adopted_by=f"run {context.step_context.run_id}",
+    )
+    context.log.warning(
+        f"{expectation.subject} was there before it was guarded: adopted as it is, trusted from now on. "
+        f"What happened to it before today cannot be known."
+    )
+
+
+def _sealed_location(expectation: Expectation) -> str | None:
+    return expectation.entry.statement.predicate.get("location") if expectation.entry else None
+
+
+def _is_materializable(context: dg.InputContext) -> bool:
+    layer = context.step_context.job_def.asset_layer
+    return not layer.has(context.asset_key) or layer.get(context.asset_key).is_materializable
+
+
+def _code_version(step_context: Any, asset_key: dg.AssetKey) -> str | None:
+    layer = step_context.job_def.asset_layer
+    return layer.get(asset_key).code_version if layer.has(asset_key) else None
+
+
+def _subject(
+    context: dg.InputContext | dg.OutputContext, output_context: Any, partition: str | None, location: str | None
+) -> Subject:
+    return Subject(
+        asset_key=context.asset_key,
+        partition=partition,
+        partitions_def=context.asset_partitions_def if partition is not None else None,
+        definition_metadata=output_context.definition_metadata or {},
+        resource_config=context.resource_config,
+        instance=context.step_context.instance,
+        location=location,
+    )
+
+
+def wrap(definition: dg.ResourceDefinition, guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> dg.ResourceDefinition:
+    """A copy of an IO manager's definition whose manager seals and verifies."""
+    return _compat.with_resource_fn(definition, lambda manager: SealedIOManager(manager, guarded, open_seals))
+
+
+def wrap_all(resources: Mapping[str, Any], guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> dict[str, Any]:
+    """Every IO manager among `resources` wrapped, everything else as it was."""
+    definitions = {key: _compat.io_manager_definition(resource) for key, resource in resources.items()}
+    return {
+        key: resource if (definition := definitions[key]) is None else wrap(definition, guarded, open_seals) for key, resource in resources.items()
+    }

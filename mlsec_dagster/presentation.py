@@ -1,0 +1,99 @@
+"""What a person sees in the Dagster UI: one sentence, a table of what changed, and links to the evidence.
+
+Column names, file names and partition keys come from data, and an attacker may have chosen them: everything that the UI could read as
+Markdown goes through `plain`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from mlsec_dagster.integrity.manifest import Difference
+
+MAX_ROWS = 100
+"""Rows shown of a table of changes; its title says how many there are in all."""
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """Text from data as text: no Markdown, no control or bidirectional characters, at most `limit` characters."""
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
+    shortened = visible if len(visible) <= limit else visible[: limit - 1] + "…"
+    return _MARKDOWN.sub(r"\\\1", shortened)
+
+
+def changes_table(difference: Difference) -> dg.TableMetadataValue:
+    """Files, columns and row blocks that changed, one row each, the most telling first."""
+    records: list[dict[str, Any]] = []
+    for block in difference.blocks:
+        records.append(
+            {
+                "what": "column",
+                "name": _cell(block.column),
+                "rows": f"{block.first_row:,} to {block.last_row:,}" if block.first_row is not None else "all",
+                "change": block.kind,
+                "sealed": "",
+                "found": "",
+            }
+        )
+    for file in difference.files:
+        records.append(
+            {
+                "what": "file",
+                "name": _cell(file.path or "(the file)"),
+                "rows": "",
+                "change": file.kind,
+                "sealed": _short(file.before),
+                "found": _short(file.after),
+            }
+        )
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn("what", "string", description="a file, or a column of the table"),
+            dg.TableColumn("name", "string"),
+            dg.TableColumn("rows", "string", description="first and last row of the block that differs, counted from 0"),
+            dg.TableColumn("change", "string"),
+            dg.TableColumn("sealed", "string", description="digest in the ledger"),
+            dg.TableColumn("found", "string", description="digest in storage"),
+        ]
+    )
+    return dg.MetadataValue.table([dg.TableRecord(record) for record in records[:MAX_ROWS]], schema)
+
+
+def _cell(text: str) -> str:
+    """A table cell is shown as text, so only invisible characters are a danger."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)[:200]
+
+
+def _short(digest: Any) -> str:
+    text = str(digest or "")
+    return text if len(text) <= 24 else text[:24] + "…"
+
+
+def evaluation_metadata(
+    *,
+    difference: Difference | None,
+    warnings: Sequence[str],
+    facts: Mapping[str, Any],
+    materialization_run: str | None,
+) -> dict[str, Any]:
+    """The metadata of one `dataset_hash` evaluation."""
+    metadata: dict[str, Any] = {}
+    if difference:
+        shown = changes_table(difference)
+        total = len(difference.blocks) + len(difference.files)
+        metadata["changes"] = shown
+        if total > MAX_ROWS:
+            metadata["changes in all"] = total
+    if warnings:
+        metadata["to know"] = dg.MetadataValue.text(" ".join(warnings))
+    if materialization_run:
+        metadata["materialized by"] = dg.MetadataValue.dagster_run(materialization_run)
+    for name, value in facts.items():
+        if value is not None:
+            metadata[name] = value
+    return metadata

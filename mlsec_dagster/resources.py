@@ -1,0 +1,139 @@
+"""Where seals are kept and what signs them, as Dagster resources.
+
+    mlsec.guard(defs, datasets=["raw_flights"])                                     # SQLite and a key file under $DAGSTER_HOME/mlsec/
+    mlsec.guard(
+        defs,
+        datasets=["raw_flights"],
+        store=mlsec.SecurityStore(url=dg.EnvVar("MLSEC_STORE_URL"), witness="s3://audit-bucket/checkpoints"),
+        signer=mlsec.Signer(uri="gcpkms:projects/…"),
+    )
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from mlsec_dagster.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlsec_dagster.integrity.ledger import Ledger
+
+LOCAL_EXECUTORS = frozenset({"in_process", "multiprocess", "multi_or_in_process_executor"})
+
+
+class SecurityStore(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]
+    """The database that holds the ledger, and the witness that makes a rollback of it visible."""
+
+    url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the ledger's database. Default: an SQLite file, $DAGSTER_HOME/mlsec/ledger.db.",
+    )
+    witness: str | None = Field(
+        default=None,
+        description="URI (a directory, or any fsspec URI such as s3://bucket/prefix) outside the database owner's reach, to which checkpoints"
+        " also go. Without one a rollback of the whole ledger cannot be excluded, and every verification says so.",
+    )
+    witness_every_minutes: float = Field(default=10.0, description="A checkpoint goes to the witness at most this often, and after every run.")
+    trusted_keys: list[str] = Field(
+        default_factory=list,
+        description="Fingerprints (SHA256:…) of the keys from which trust starts. Default: the signer's own key, which protects against"
+        " whoever can write to storage or the database, not against whoever can read the key file.",
+    )
+
+
+class Signer(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]
+    """The key that seals statements and signs checkpoints."""
+
+    uri: str | None = Field(
+        default=None,
+        description="securesystemslib signer URI (a key file, a cloud KMS, an HSM). Default: an Ed25519 key file that is created with mode"
+        " 0600 at $DAGSTER_HOME/mlsec/keys/mlsec.pem.",
+    )
+    checkpoints_uri: str | None = Field(default=None, description="A key of its own for checkpoints. Default: the same key.")
+
+
+def security_home(instance: dg.DagsterInstance | None) -> Path:
+    """The directory of the embedded defaults, `$DAGSTER_HOME/mlsec`.
+
+    Raises:
+        StoreError: If there is no home that outlives the run.
+    """
+    home = os.environ.get("DAGSTER_HOME")
+    if not home and instance is not None and instance.is_persistent:
+        root = instance.root_directory
+        home = None if os.path.basename(root).startswith(".tmp_dagster_home") else root
+    if not home:
+        raise StoreError(
+            "There is no place for the ledger that outlives this run: DAGSTER_HOME is not set, and no store is configured. "
+            "Set DAGSTER_HOME to a directory that stays, or pass store=SecurityStore(url=…)."
+        )
+    return Path(home) / "mlsec"
+
+
+def open_store(
+    instance: dg.DagsterInstance | None,
+    store: SecurityStore | None = None,
+    signer: Signer | None = None,
+    *,
+    executor: str | None = None,
+    read_only: bool = False,
+) -> "Ledger":
+    """The ledger that these settings name, opened once per process.
+
+    Args:
+        instance: The Dagster instance, which decides where the embedded defaults lie.
+        store: Settings of the database and the witness; None for the defaults.
+        signer: Settings of the key; None for the defaults.
+        executor: Name of the run's executor, to refuse a pod's own disk.
+        read_only: True to verify without a private key.
+
+    Raises:
+        StoreError: If the store would not outlive the run, cannot be reached, or was written by a newer version.
+        SigningKeyError: If the key is missing, readable by others, or wrong.
+    """
+    store = (store or SecurityStore()).process_config_and_initialize()
+    signer = (signer or Signer()).process_config_and_initialize()
+    if (store.url is None or store.url.startswith("sqlite")) and instance is not None:
+        _refuse_a_disk_of_its_own(instance, executor)
+    settings = (
+        store.url or f"sqlite:///{security_home(instance) / 'ledger.db'}",
+        signer.uri or str(security_home(instance) / "keys" / "mlsec.pem"),
+        signer.checkpoints_uri,
+        store.witness,
+        store.witness_every_minutes,
+        tuple(store.trusted_keys),
+        read_only,
+    )
+    key = (os.getpid(), settings)
+    if key not in _OPEN:
+        _OPEN.clear()
+        _OPEN[key] = _open(*settings)
+    return _OPEN[key]
+
+
+_OPEN: dict[object, "Ledger"] = {}
+
+
+def _open(
+    url: str,
+    key: str,
+    checkpoints_key: str | None,
+    witness: str | None,
+    witness_every_minutes: float,
+    trusted_keys: tuple[str, ...],
+    read_only: bool,
+) -> "Ledger":
+    raise NotImplementedError
+
+
+def _refuse_a_disk_of_its_own(instance: dg.DagsterInstance, executor: str | None) -> None:
+    """SQLite is a file on the disk of whoever runs the step: with a launcher or executor that starts other machines, it is gone with them."""
+    launcher = type(instance.run_launcher).__name__
+    if launcher not in {"DefaultRunLauncher", "SyncInMemoryRunLauncher"} or (executor is not None and executor not in LOCAL_EXECUTORS):
+        raise StoreError(
+            f"An SQLite ledger would lie on the disk of the machine that runs one step, and {launcher} with the executor "
+            f"{executor or 'of the job'} may start another machine for the next: pass store=SecurityStore(url='postgresql+psycopg://…')."
+        )
