@@ -1,0 +1,1 @@
+"""Tables, migrations and connections. Knows nothing of Dagster and nothing of signatures."""

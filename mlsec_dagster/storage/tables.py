@@ -1,0 +1,66 @@
+"""The tables of the security store, as they are at the newest migration.
+
+All names begin with `mlsec_`, so that the store may share a database with others, Dagster's own included. Nothing in a column is
+trusted for being there: `integrity` checks every one of them against what was signed.
+"""
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+
+SCHEMA_VERSION: Final = "0001"
+"""The newest migration that this code knows."""
+
+KNOWN_VERSIONS: Final = frozenset({"0001"})
+
+VERSION_TABLE: Final = "mlsec_schema_version"
+
+metadata = MetaData()
+
+_Position = BigInteger().with_variant(Integer, "sqlite")  # On SQLite only INTEGER is the row id itself, without a second index.
+
+entries = Table(
+    "mlsec_entries",
+    metadata,
+    Column("position", _Position, primary_key=True, autoincrement=False),
+    Column("asset", Text, nullable=False),
+    Column("partition", Text),
+    Column("type", Text, nullable=False),
+    Column("run_id", Text),
+    Column("previous", BigInteger),
+    Column("key", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("nodes", LargeBinary, nullable=False),
+    # Covers every look-up of the newest entry about a subject, so that no row is read before it is the right one.
+    Index("mlsec_entries_subject", "asset", "partition", "position", "type", "run_id", "previous"),
+)
+
+checkpoints = Table(
+    "mlsec_checkpoints",
+    metadata,
+    Column("size", _Position, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+)
+
+manifests = Table(
+    "mlsec_manifests",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
+public_keys = Table(
+    "mlsec_public_keys",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),
+    Column("spki", LargeBinary, nullable=False),
+)
+
+notes = Table(
+    "mlsec_notes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Conveniences that nothing depends on: when a checkpoint was last witnessed."""
