@@ -20,6 +20,7 @@ export PYTHONUNBUFFERED := 1
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo ui test test-full test-slow bench check format lock clean
+.NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
 

