@@ -44,6 +44,7 @@ ALL_ROLES: Final = frozenset(Role)
 _BASELINE_TYPES: Final = "urn:mlsec:baseline"
 
 
+@lru_cache(maxsize=256)
 def role_for(predicate_type: str) -> Role:
     """The role that must sign statements of this type. `KEYS` statements follow a rule of their own, see `trust`."""
     return BASELINES if predicate_type.startswith(_BASELINE_TYPES) else SEALING

@@ -163,44 +163,30 @@ class Ledger:
         chosen: Sequence[tuple[Statement, SigningKey]],
         ring: KeyRing,
     ) -> tuple[Receipt, dict[tuple[str, str | None], int | None]]:
-        from sqlalchemy import insert
-
+        from mlsec_dagster.storage.database import insert_rows
         from mlsec_dagster.storage.tables import checkpoints, entries
 
         origin = head.origin if head else self.trust.origin or f"mlsec-dagster/{secrets.token_hex(16)}"
         now, size = time.time(), frontier.size + len(chosen)
-        last = self._previous(connection, {(statement.asset, statement.partition) for statement, _ in chosen})
+        last = self._previous(connection, {(statement.asset, statement.partition) for statement, _ in chosen}, frontier.size)
         sealed: list[Entry] = []
-        rows: list[dict[str, Any]] = []
-        command = insert(entries)
+        rows: list[tuple[Any, ...]] = []
         for index, (statement, key) in enumerate(chosen, frontier.size):
-            subject = (statement.asset, statement.partition)
-            previous = last[subject]
-            last[subject] = index
+            asset, partition, kind = statement.asset, statement.partition, statement.predicate_type
+            previous = last[asset, partition]
+            last[asset, partition] = index
             payload = sealed_payload(statement, Position(index, origin, previous, now, size))
             fingerprint, signature = key.public.fingerprint, key.sign(pae(payload))
-            rows.append(
-                {
-                    "position": index,
-                    "asset": statement.asset,
-                    "partition": statement.partition,
-                    "type": statement.predicate_type,
-                    "run_id": statement.run_id,
-                    "previous": previous,
-                    "key": fingerprint,
-                    "payload": payload,
-                    "signature": signature,
-                    "nodes": frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature))),
-                }
-            )
+            nodes = frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature)))
+            rows.append((index, asset, partition, kind, statement.run_id, previous, fingerprint, payload, signature, nodes))
             sealed.append(Entry(index, statement, fingerprint, now, previous))
             if len(rows) == _CHUNK:
-                connection.execute(command, rows)
+                insert_rows(connection, entries, rows)
                 rows = []
         if rows:
-            connection.execute(command, rows)
+            insert_rows(connection, entries, rows)
         checkpoint = sign_checkpoint(origin, size, frontier.root(), ring.key_for(CHECKPOINTS))
-        connection.execute(insert(checkpoints), {"size": size, "note": checkpoint.note})
+        insert_rows(connection, checkpoints, [(size, checkpoint.note)])
         return Receipt(tuple(sealed), checkpoint), last
 
     def _ring(self) -> KeyRing:
@@ -219,31 +205,15 @@ class Ledger:
                 f"Nothing was recorded: an entry written now {refusal[1]}. Pin its fingerprint, let it in with `mlsec keys rotate`, or use the right key."
             )
 
-    def _previous(self, connection: "Connection", subjects: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], int | None]:
+    def _previous(
+        self, connection: "Connection", subjects: Collection[tuple[str, str | None]], size: int
+    ) -> dict[tuple[str, str | None], int | None]:
         """Newest entry about each subject. A wrong answer by an edited store is found by `verify_ledger`."""
-        from sqlalchemy import func, or_, select
+        from mlsec_dagster.storage.database import newest_positions
 
-        from mlsec_dagster.storage.tables import entries
-
-        found = {subject: self._last.get(subject) for subject in subjects if subject in self._last}
-        unknown: dict[str, list[str | None]] = {}
-        for asset, partition in subjects:
-            if (asset, partition) not in found:
-                found[asset, partition] = None
-                unknown.setdefault(asset, []).append(partition)
-        for asset, partitions in unknown.items():
-            for some in _chunks(partitions):
-                wanted = or_(
-                    entries.c.partition.in_([name for name in some if name is not None]),
-                    *([entries.c.partition.is_(None)] if None in some else ()),
-                )
-                query = (
-                    select(entries.c.partition, func.max(entries.c.position))
-                    .where(entries.c.asset == asset, wanted)
-                    .group_by(entries.c.partition)
-                )
-                found.update({(asset, partition): position for partition, position in connection.execute(query)})
-        return found
+        known = {subject: self._last[subject] for subject in subjects if subject in self._last}
+        unknown = [subject for subject in subjects if subject not in known]
+        return {**dict.fromkeys(unknown), **newest_positions(connection, unknown, before=size), **known}
 
     def _store_contents(self, connection: "Connection", publics: Iterable[PublicKey], manifests: Iterable[bytes]) -> None:
         from mlsec_dagster.integrity.digests import hash_bytes
@@ -382,42 +352,25 @@ class Ledger:
             LedgerError: The entry or the checkpoint is not what was signed.
             StoreError: The store cannot be read.
         """
-        from sqlalchemy import select
-
-        from mlsec_dagster.storage.tables import entries
+        from mlsec_dagster.storage.database import newest_positions
 
         with self.database.read() as connection:
             head = self._refresh(connection)
             if head is None:
                 return None
-            about = entries.c.partition.is_(None) if partition is None else entries.c.partition == partition
-            query = select(entries.c.position).where(
-                entries.c.asset == asset, about, entries.c.type.in_(types), entries.c.position < head.size
-            )
-            if run_id is not None:
-                query = query.where(entries.c.run_id == run_id)
-            position = connection.execute(query.order_by(entries.c.position.desc()).limit(1)).scalar()
-            return None if position is None else self._entries(connection, head, [position])[0]
+            found = newest_positions(connection, [(asset, partition)], before=head.size, types=types, run_id=run_id)
+            return next(iter(self._entries(connection, head, list(found.values()))), None)
 
     def latest_by_partition(self, asset: str, partitions: Collection[str | None], types: Collection[str]) -> dict[str | None, Entry]:
         """The newest entry of each partition that has one; as `latest`, for many partitions with few queries."""
-        from sqlalchemy import func, or_, select
-
-        from mlsec_dagster.storage.tables import entries
+        from mlsec_dagster.storage.database import newest_positions
 
         with self.database.read() as connection:
             head = self._refresh(connection)
-            positions: list[int] = []
-            for some in _chunks(list(partitions)) if head else ():
-                about = or_(
-                    entries.c.partition.in_([name for name in some if name is not None]),
-                    *([entries.c.partition.is_(None)] if None in some else ()),
-                )
-                query = select(func.max(entries.c.position)).where(
-                    entries.c.asset == asset, about, entries.c.type.in_(types), entries.c.position < head.size
-                )
-                positions += connection.execute(query.group_by(entries.c.partition)).scalars()
-            return {entry.statement.partition: entry for entry in self._entries(connection, head, positions)} if head else {}
+            if head is None:
+                return {}
+            found = newest_positions(connection, [(asset, partition) for partition in partitions], before=head.size, types=types)
+            return {entry.statement.partition: entry for entry in self._entries(connection, head, list(found.values()))}
 
     def history(self, asset: str, partition: str | None | EveryPartition = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
         """All entries about an asset, oldest first, each authenticated as by `latest`.
@@ -453,6 +406,30 @@ class Ledger:
                     yield entry
             if len(found) < _CHUNK:
                 return
+
+    def guarded_since(self, asset: str) -> float | None:
+        """When the first entry about an asset, any partition, was recorded: seconds since the epoch, None if there is none.
+
+        Authenticated as by `latest`. Not seen: that all entries of the partitions that came first were hidden.
+
+        Raises:
+            LedgerError: The first entry is not what was signed, or names one before it.
+        """
+        from sqlalchemy import func, select
+
+        from mlsec_dagster.storage.tables import entries
+
+        with self.database.read() as connection:
+            head = self._refresh(connection)
+            if head is None:
+                return None
+            position = connection.execute(select(func.min(entries.c.position)).where(entries.c.asset == asset, entries.c.position < head.size)).scalar()
+            if position is None:
+                return None
+            entry = self._entries(connection, head, [position])[0]
+        if entry.previous is not None:
+            raise LedgerError(f"Entry {entry.previous} about {asset!r} is missing: its row was removed or its index changed. {_HINT}")
+        return entry.recorded_at
 
     def entry(self, index: int) -> Entry:
         """The entry at one place, authenticated as by `latest`."""

@@ -155,8 +155,7 @@ class Trust:
     origin: str | None
 
     def __init__(self, pinned: Collection[str] | Mapping[str, Collection[str]], *, origin: str | None = None) -> None:
-        """
-        Args:
+        """Args:
             pinned: Fingerprints ("SHA256:<64 hexadecimal digits>"), trusted in all roles, or a mapping of fingerprint to roles.
             origin: First line of the ledger's checkpoints, if known.
 

@@ -12,21 +12,24 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, TextClause, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from mlsec_dagster.errors import ConfigurationError, MissingExtraError, StoreError
-from mlsec_dagster.storage.tables import KNOWN_VERSIONS, SCHEMA_VERSION, VERSION_TABLE
+from mlsec_dagster.storage.tables import KNOWN_VERSIONS, SCHEMA_VERSION, VERSION_TABLE, entries
 
 WAIT_SECONDS: Final = 60
 """How long a writer waits for others before it gives up."""
+
+SUBJECTS_PER_QUERY: Final = 100
 
 _LOCK: Final = 0x6D6C736563  # "mlsec": the advisory lock of all writers of one PostgreSQL database.
 
@@ -152,6 +155,7 @@ class Database:
             connection.execute("PRAGMA query_only=ON")
             return
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-32768")  # KiB: a batch does not write the same index page again and again.
         deadline = time.monotonic() + WAIT_SECONDS
         while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             try:
@@ -219,12 +223,72 @@ class Database:
         return message
 
 
+def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many rows, each a tuple in the order of the table's columns.
+
+    Plain tuples to the driver: SQLAlchemy's own preparation of every row costs more than SQLite's insertion of it.
+    """
+    command = insert(table).compile(dialect=connection.dialect)
+    names = [column.name for column in table.columns]
+    if command.positional:
+        connection.exec_driver_sql(command.string, list(rows))
+    else:
+        connection.exec_driver_sql(command.string, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def newest_positions(
+    connection: Connection,
+    subjects: Iterable[tuple[str, str | None]],
+    *,
+    before: int,
+    types: Collection[str] | None = None,
+    run_id: str | None = None,
+) -> dict[tuple[str, str | None], int]:
+    """The largest position below `before` of each subject (asset, partition) that has one: one step through the index each.
+
+    Args:
+        connection: Where to look.
+        subjects: Assets with partition or None.
+        before: Size of the ledger that is looked at.
+        types: Only entries of these predicate types.
+        run_id: Only entries that name this run.
+    """
+    found: dict[tuple[str, str | None], int] = {}
+    kinds = None if types is None else sorted(types)
+    for nothing in (True, False):
+        chosen = [subject for subject in dict.fromkeys(subjects) if (subject[1] is None) is nothing]
+        for start in range(0, len(chosen), SUBJECTS_PER_QUERY):
+            some = chosen[start : start + SUBJECTS_PER_QUERY]
+            query = _newest_query(len(some), nothing, len(kinds) if kinds is not None else None, run_id is not None)
+            values: dict[str, Any] = {"before": before}
+            values |= {f"asset{i}": asset for i, (asset, _) in enumerate(some)}
+            if not nothing:
+                values |= {f"partition{i}": partition for i, (_, partition) in enumerate(some)}
+            if kinds is not None:
+                values |= {f"type{i}": kind for i, kind in enumerate(kinds)}
+            if run_id is not None:
+                values["run_id"] = run_id
+            found |= {some[i]: position for i, position in connection.execute(query, values) if position is not None}
+    return found
+
+
+@lru_cache(maxsize=64)
+def _newest_query(count: int, nothing: bool, types: int | None, run: bool) -> TextClause:
+    more = "" if types is None else f" AND type IN ({', '.join(f':type{i}' for i in range(types)) or 'NULL'})"
+    more += " AND run_id = :run_id" if run else ""
+    parts = (
+        f"SELECT {i}, (SELECT position FROM {entries.name} WHERE asset = :asset{i} AND partition {'IS NULL' if nothing else f'= :partition{i}'}"
+        f" AND position < :before{more} ORDER BY position DESC LIMIT 1)"
+        for i in range(count)
+    )
+    return text(" UNION ALL ".join(parts))
+
+
 def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, or replace those whose primary key is there already (a content address: then only a damaged row changes)."""
     if not rows:
         return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
+    statement = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
     keys = [column.name for column in table.primary_key]
     statement = statement.on_conflict_do_update(
         index_elements=keys, set_={name: statement.excluded[name] for name in rows[0] if name not in keys}

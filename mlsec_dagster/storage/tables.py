@@ -32,8 +32,8 @@ entries = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("nodes", LargeBinary, nullable=False),
-    # Covers every look-up of the newest entry about a subject, so that no row is read before it is the right one.
-    Index("mlsec_entries_subject", "asset", "partition", "position", "type", "run_id", "previous"),
+    # For the newest entry about a subject. Nothing more is in it, for it is the dearest part of an insertion.
+    Index("mlsec_entries_subject", "asset", "partition", "position"),
 )
 
 checkpoints = Table(

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("signature", sa.LargeBinary, nullable=False),
         sa.Column("nodes", sa.LargeBinary, nullable=False),
     )
-    op.create_index("mlsec_entries_subject", "mlsec_entries", ["asset", "partition", "position", "type", "run_id", "previous"])
+    op.create_index("mlsec_entries_subject", "mlsec_entries", ["asset", "partition", "position"])
     op.create_table(
         "mlsec_checkpoints",
         sa.Column("size", position, primary_key=True, autoincrement=False),
