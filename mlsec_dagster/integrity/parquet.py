@@ -5,7 +5,7 @@ is looked up, and the batches are made so short that even if every row refers to
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mlsec_dagster.integrity.limits import Meter
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # A batch decodes to about the first of these many bytes, and to the second if each row refers to the longest value there is.
 _USUAL_BYTES = 32 << 20
 _WORST_BYTES = 256 << 20
-# Column chunks are read in pieces of this size instead of as a whole, so that memory does not grow with the row group.
-_READ_BYTES = 1 << 20
+# Column chunks are read in pieces of this size; pre-buffering would keep every row group that was read in memory.
+_READ: "dict[str, Any]" = {"buffer_size": 1 << 20, "pre_buffer": False}
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -28,7 +28,7 @@ def opened(file: "pa.NativeFile", name: str, meter: Meter, wanted: Wanted) -> So
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    reader = pq.ParquetFile(file, buffer_size=_READ_BYTES)
+    reader = pq.ParquetFile(file, **_READ)
     meter.columns(len(reader.schema_arrow))
     meter.expect(meter.rows + reader.metadata.num_rows, meter.decoded + _announced(reader.metadata))
     names = list(reader.schema_arrow.names)
@@ -39,7 +39,7 @@ def opened(file: "pa.NativeFile", name: str, meter: Meter, wanted: Wanted) -> So
         # Nanoseconds wrap around outside 1677 to 2262, so a coarser unit is read where that is all that is asked for.
         units = {getattr(kind, "unit", "ns") for label, kind in zip(names, kinds, strict=True) if label in instants and kind is not None}
         unit = "us" if units and "ns" not in units else "ns"
-        reader = pq.ParquetFile(file, buffer_size=_READ_BYTES, coerce_int96_timestamp_unit=unit)
+        reader = pq.ParquetFile(file, **_READ, coerce_int96_timestamp_unit=unit)
         what = "finer than a microsecond are not seen" if unit == "us" else "outside the years 1677 to 2262 are not told apart"
         losses = [f"column {label!r}: INT96 timestamps are read in {unit}; differences {what}" for label in sorted(instants)]
     types = list(reader.schema_arrow.types)
@@ -77,13 +77,37 @@ def _batches(
         # Without columns there is nothing to read, but the rows are still counted.
         yield (), metadata.num_rows
         return
-    for rows, groups in groupby(range(metadata.num_row_groups), key=lambda group: _batch_rows(reader, file, group)):
-        for batch in reader.iter_batches(batch_size=rows, row_groups=list(groups)):
-            columns = [column.cast(zoned[place]) if place in zoned else column for place, column in enumerate(batch.columns)]
-            yield columns, batch.num_rows
+    runs = _runs(metadata)
+    with ThreadPoolExecutor(1, thread_name_prefix="mlsec-dictionaries") as ahead:
+        # Looked up while the row groups before it are decoded.
+        sizes = [ahead.submit(_batch_rows, reader, file, run) for run in runs]
+        try:
+            for run, size in zip(runs, sizes, strict=True):
+                for batch in reader.iter_batches(batch_size=size.result(), row_groups=run):
+                    columns = [column.cast(zoned[place]) if place in zoned else column for place, column in enumerate(batch.columns)]
+                    yield columns, batch.num_rows
+        finally:
+            ahead.shutdown(cancel_futures=True)
 
 
-def _batch_rows(reader: "pq.ParquetFile", file: "pa.NativeFile", group: int) -> int:
+def _runs(metadata: "pq.FileMetaData") -> list[list[int]]:
+    """Returns the row groups in order; small ones together, as far as they make up one batch."""
+    runs: list[list[int]] = []
+    rows = BATCH_ROWS
+    for group in range(metadata.num_row_groups):
+        if rows >= BATCH_ROWS:
+            runs.append([])
+            rows = 0
+        runs[-1].append(group)
+        rows += metadata.row_group(group).num_rows
+    return runs
+
+
+def _batch_rows(reader: "pq.ParquetFile", file: "pa.NativeFile", groups: Sequence[int]) -> int:
+    return min(_group_batch_rows(reader, file, group) for group in groups)
+
+
+def _group_batch_rows(reader: "pq.ParquetFile", file: "pa.NativeFile", group: int) -> int:
     """Returns how many rows of a row group may be decoded at once: few enough for memory even if each row is as long as can be."""
     metadata = reader.metadata
     row_group = metadata.row_group(group)
@@ -115,7 +139,7 @@ def _longest_texts(file: "pa.NativeFile", metadata: "pq.FileMetaData", group: in
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    reader = pq.ParquetFile(file, metadata=metadata, buffer_size=_READ_BYTES, read_dictionary=columns)
+    reader = pq.ParquetFile(file, metadata=metadata, **_READ, read_dictionary=columns)
     first = next(reader.iter_batches(batch_size=1, row_groups=[group], columns=columns), None)
     longest = 0
     for column in first.columns if first is not None else ():
