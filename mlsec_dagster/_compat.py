@@ -12,12 +12,14 @@ from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
     ensure_no_duplicate_asset_checks,
     ensure_no_duplicate_assets,
 )
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.definitions.resource_definition import has_at_least_one_parameter
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import DagsterEventType
 from dagster._core.execution.build_resources import wrap_resource_for_execution
+from dagster._core.execution.plan.utils import build_resources_for_manager as _build_resources_for_manager
 from dagster._core.storage.db_io_manager import DbIOManager
 from dagster._core.storage.input_manager import IInputManagerDefinition
 from dagster._core.storage.mem_io_manager import InMemoryIOManager
@@ -33,6 +35,7 @@ __all__ = [
     "InMemoryIOManager",
     "UPathIOManager",
     "UnresolvedAssetJobDefinition",
+    "assets_by_key",
     "assets_to_keys",
     "default_job_io_manager",
     "disable_dagster_warnings",
@@ -42,12 +45,20 @@ __all__ = [
     "latest_storage_ids",
     "materializations_by_storage_id",
     "resource_config",
+    "resources_for",
     "set_data_version",
     "table_slice",
     "upath_locations",
     "with_resource_fn",
     "with_resource_defs",
 ]
+
+
+def assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition]:
+    """Asset key -> its definition, for definitions that may lack resources which others add (those of one component, for one)."""
+    assets = [dg.AssetsDefinition(specs=[each]) if isinstance(each, dg.AssetSpec) else each for each in defs.assets or []]
+    graph = AssetGraph.from_assets([each for each in assets if isinstance(each, dg.AssetsDefinition | dg.SourceAsset)])
+    return {key: assets_def for assets_def in graph.assets_defs for key in assets_def.keys}
 
 
 def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
@@ -117,6 +128,11 @@ def table_slice(manager: DbIOManager, context: dg.InputContext | dg.OutputContex
 def resource_config(step_context: Any, key: str) -> Any:
     """The run configuration under which the resource `key` was initialised."""
     return step_context.resolved_run_config.resources[key].config
+
+
+def resources_for(step_context: Any, key: str) -> Any:
+    """The resources that the resource `key` itself depends on. Given to a context, they spare it from building some of its own."""
+    return _build_resources_for_manager(key, step_context)
 
 
 def set_data_version(context: dg.OutputContext, version: str) -> None:

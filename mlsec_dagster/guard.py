@@ -16,10 +16,10 @@ from typing import Any
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, validate_settings
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
-from mlsec_dagster.io_managers.wrapper import OpenSeals, wrap, wrap_all
+from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, wrap, wrap_all
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals
 
@@ -112,7 +112,8 @@ def guard(
     def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
 
-    return _with_guarded_io_managers(defs, frozenset(key for key, _ in keyed), open_seals, checks)
+    guarded = {key: is_external(known[key]) for key, _ in keyed}
+    return _with_guarded_io_managers(defs, guarded, open_seals, checks)
 
 
 def _assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset]:
@@ -139,7 +140,7 @@ def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]
 
 
 def _with_guarded_io_managers(
-    defs: dg.Definitions, guarded: frozenset[dg.AssetKey], open_seals: OpenSeals, checks: Sequence[dg.AssetChecksDefinition]
+    defs: dg.Definitions, guarded: Guarded, open_seals: OpenSeals, checks: Sequence[dg.AssetChecksDefinition]
 ) -> dg.Definitions:
     """The definitions with every IO manager wrapped, wherever it is bound: on the project, on an asset, on a job.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlsec_dagster.integrity.manifest import Difference
+from mlsec_dagster.integrity.comparison import Difference
 
 MAX_ROWS = 100
 """Rows shown of a table of changes; its title says how many there are in all."""

@@ -21,7 +21,7 @@ from mlsec_dagster.errors import StoreError
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.ledger import Ledger
 
-LOCAL_EXECUTORS = frozenset({"in_process", "multiprocess", "multi_or_in_process_executor"})
+LOCAL_EXECUTORS = frozenset({"in_process", "multiprocess", "multi_or_in_process_executor", "execute_in_process_executor"})
 
 
 class SecurityStore(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]
@@ -52,7 +52,9 @@ class Signer(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgum
         description="securesystemslib signer URI (a key file, a cloud KMS, an HSM). Default: an Ed25519 key file that is created with mode"
         " 0600 at $DAGSTER_HOME/mlsec/keys/mlsec.pem.",
     )
+    public_key: str | None = Field(default=None, description="Path of the public key (PEM). Needed for every uri but a key file's.")
     checkpoints_uri: str | None = Field(default=None, description="A key of its own for checkpoints. Default: the same key.")
+    checkpoints_public_key: str | None = Field(default=None, description="Path of that key's public half (PEM).")
 
 
 def security_home(instance: dg.DagsterInstance | None) -> Path:
@@ -94,39 +96,60 @@ def open_store(
         StoreError: If the store would not outlive the run, cannot be reached, or was written by a newer version.
         SigningKeyError: If the key is missing, readable by others, or wrong.
     """
-    store = (store or SecurityStore()).process_config_and_initialize()
-    signer = (signer or Signer()).process_config_and_initialize()
-    if (store.url is None or store.url.startswith("sqlite")) and instance is not None:
+    store, signer = store or _DEFAULT_STORE, signer or _DEFAULT_SIGNER
+    url = _value(store.url)
+    if (url is None or url.startswith("sqlite")) and instance is not None:
         _refuse_a_disk_of_its_own(instance, executor)
-    settings = (
-        store.url or f"sqlite:///{security_home(instance) / 'ledger.db'}",
-        signer.uri or str(security_home(instance) / "keys" / "mlsec.pem"),
-        signer.checkpoints_uri,
-        store.witness,
-        store.witness_every_minutes,
-        tuple(store.trusted_keys),
-        read_only,
-    )
-    key = (os.getpid(), settings)
+    home = security_home(instance) if url is None or signer.uri is None else None
+    key = (os.getpid(), home, id(store), id(signer), read_only)
     if key not in _OPEN:
-        _OPEN.clear()
-        _OPEN[key] = _open(*settings)
-    return _OPEN[key]
+        # The settings are kept with the ledger, so that their ids stay theirs.
+        _OPEN[key] = (_open(home, store, signer, read_only), store, signer)
+    return _OPEN[key][0]
 
 
-_OPEN: dict[object, "Ledger"] = {}
+_DEFAULT_STORE, _DEFAULT_SIGNER = SecurityStore(), Signer()
+_OPEN: dict[object, tuple["Ledger", SecurityStore, Signer]] = {}
 
 
-def _open(
-    url: str,
-    key: str,
-    checkpoints_key: str | None,
-    witness: str | None,
-    witness_every_minutes: float,
-    trusted_keys: tuple[str, ...],
-    read_only: bool,
-) -> "Ledger":
-    raise NotImplementedError
+def _value(setting: str | None) -> str | None:
+    """A setting, or the value of the environment variable that it names."""
+    return setting.get_value() if isinstance(setting, dg.EnvVar) else setting
+
+
+def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bool) -> "Ledger":
+    from mlsec_dagster.integrity.keys import KeyRing, load_key_uri, load_or_create_key_file
+    from mlsec_dagster.integrity.ledger import open_ledger
+    from mlsec_dagster.integrity.trust import Trust
+    from mlsec_dagster.integrity.witness import Witness
+
+    url, key_uri, checkpoints_uri, witness = _value(store.url), _value(signer.uri), _value(signer.checkpoints_uri), _value(store.witness)
+    ring: KeyRing | None = None
+    if not read_only or not store.trusted_keys:
+        sealing = (
+            load_key_uri(key_uri, public_key=_pem(_value(signer.public_key)))
+            if key_uri
+            else load_or_create_key_file(_under(home, "keys/mlsec.pem"))
+        )
+        checkpoints = load_key_uri(checkpoints_uri, public_key=_pem(_value(signer.checkpoints_public_key))) if checkpoints_uri else None
+        ring = KeyRing(sealing, checkpoints=checkpoints)
+    if url is None:
+        _under(home, "").mkdir(mode=0o700, parents=True, exist_ok=True)
+    return open_ledger(
+        url or f"sqlite:///{_under(home, 'ledger.db')}",
+        signer=None if read_only else ring,
+        trust=Trust([str(_value(key)) for key in store.trusted_keys] or (list(ring.publics) if ring else [])),
+        witness=Witness(witness, interval_minutes=store.witness_every_minutes) if witness else None,
+    )
+
+
+def _under(home: Path | None, name: str) -> Path:
+    assert home is not None, "a home is looked up wherever a default needs one"
+    return home / name
+
+
+def _pem(path: str | None) -> bytes | None:
+    return Path(path).read_bytes() if path else None
 
 
 def _refuse_a_disk_of_its_own(instance: dg.DagsterInstance, executor: str | None) -> None:

@@ -6,6 +6,7 @@ Shared by the IO manager wrapper, the `dataset_hash` check and the command line,
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.errors import VerificationError
+from mlsec_dagster.errors import SigningKeyError, VerificationError
 from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE, Statement
@@ -68,6 +69,32 @@ class Seals:
     def __init__(self, ledger: Ledger, instance: dg.DagsterInstance) -> None:
         self.ledger = ledger
         self.instance = instance
+        self._since: dict[str, float] = {}
+
+    def guarded_since(self, asset: str) -> float | None:
+        """When the first statement about an asset, whichever its partition, was appended, in seconds since the epoch; None if there is none."""
+        if asset not in self._since:
+            first = next(self.ledger.history(asset, types=SUBJECT_STATEMENTS), None)
+            if first is None:
+                return None
+            self._since[asset] = first.recorded_at
+        return self._since[asset]
+
+    def row_key(self) -> bytes:
+        """The secret key of multiset hashes: 32 bytes that only the holder of the sealing key can compute.
+
+        An Ed25519 signature is deterministic (RFC 8032), so the signature of a constant, hashed, is a secret that needs no file of its own.
+
+        Raises:
+            SigningKeyError: The ledger is open for reading only, or its key is not Ed25519.
+        """
+        ring = self.ledger.signer
+        if ring is None or ring.sealing.public.algorithm != "ed25519":
+            raise SigningKeyError(
+                "Rows of a database table are hashed under a secret derived from the sealing key, which must be Ed25519 and at hand: "
+                "use an Ed25519 key, or verify this table where that key is."
+            )
+        return hashlib.sha256(ring.sealing.sign(b"mlsec-dagster row key v1")).digest()
 
     def expectations(
         self, asset_key: dg.AssetKey, partitions: Sequence[str | None], *, external: bool = False
@@ -76,7 +103,7 @@ class Seals:
         asset = asset_key.to_user_string()
         entries = self.ledger.latest_by_partition(asset, list(partitions), SUBJECT_STATEMENTS)
         written = latest_materializations(self.instance, asset_key, partitions)
-        guarded_since = self.ledger.guarded_since(asset)
+        guarded_since = None if len(entries) == len(partitions) else self.guarded_since(asset)
         found: dict[str | None, Expectation] = {}
         for partition in partitions:
             entry, materialization = entries.get(partition), written.get(partition)
@@ -92,9 +119,14 @@ class Seals:
             found[partition] = Expectation(asset, partition, standing, entry, materialization)
         return found
 
-    def manifest(self, entry: Entry) -> Manifest:
-        """The manifest that a statement names, its content address checked."""
-        return Manifest.from_bytes(self.ledger.manifest(str(entry.statement.predicate["manifest"])))
+    def manifest(self, entry: Entry, name: str = "manifest") -> Manifest:
+        """The manifest that a statement names under `name` or, where it does not, as its own; its content address checked."""
+        predicate = entry.statement.predicate
+        return self.manifest_of(str(predicate.get(name) or predicate["manifest"]))
+
+    def manifest_of(self, digest: str) -> Manifest:
+        """A manifest by its digest, checked."""
+        return Manifest.from_bytes(self.ledger.manifest(digest))
 
     def append(self, statements: Sequence[Statement], manifests: Sequence[Manifest]) -> Receipt:
         """Append statements in one transaction with one signed checkpoint."""

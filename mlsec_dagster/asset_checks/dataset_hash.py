@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import dagster as dg
 
@@ -27,6 +27,9 @@ from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
 from mlsec_dagster.presentation import evaluation_metadata, plain
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals, statement, subject_name
+
+if TYPE_CHECKING:
+    from mlsec_dagster.integrity.entries import Entry
 
 CHECK_NAME = "dataset_hash"
 
@@ -163,10 +166,10 @@ def build_dataset_hash_check(
         specs=[spec],
         required_resource_keys={io_manager_key} if io_manager_key else set(),
     )
-    def dataset_hash(context: dg.AssetCheckExecutionContext) -> Iterator[Any]:
+    def dataset_hash(context) -> Iterator[Any]:  # noqa: ANN001 - Dagster resolves no annotation given as text
         step_context = context.op_execution_context.get_step_execution_context()
         manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
-        examination = _Examination(key, partitions_def, io_manager_key, manager, settings, step_context)
+        examination = _Examination(key, partitions_def, io_manager_key, manager, settings, step_context, external=is_external(definition))
         for partition in _partitions(context, partitions_def):
             yield examination.evaluate(partition)
         examination.witness()
@@ -188,6 +191,11 @@ def _facts(
     return spec.partitions_def, spec.metadata.get("dagster/io_manager_key")
 
 
+def is_external(definition: dg.AssetsDefinition | dg.SourceAsset | None) -> bool:
+    """Whether nothing in this code location materializes the asset. Asked of its own definition: in a job that leaves it out, it looks external."""
+    return isinstance(definition, dg.SourceAsset) or (definition is not None and not definition.is_materializable)
+
+
 def _partitions(context: dg.AssetCheckExecutionContext, partitions_def: dg.PartitionsDefinition | None) -> list[str | None]:
     return list(context.op_execution_context.partition_keys) if partitions_def is not None else [None]
 
@@ -203,11 +211,14 @@ class _Examination:
         manager: Any,
         settings: HashCheckSettings,
         step_context: Any,
+        *,
+        external: bool,
     ) -> None:
         self.key = key
         self.asset = key.to_user_string()
         self.partitions_def = partitions_def
         self.settings = settings
+        self.external = external
         self.step_context = step_context
         self.instance: dg.DagsterInstance = step_context.instance
         self.manager = manager
@@ -264,7 +275,7 @@ class _Examination:
             return None
         if isinstance(self.manager, SealedIOManager):
             return self.manager.storage(self.seals())
-        return storage_of(self.manager, self.seals().ledger.row_key)
+        return storage_of(self.manager, self.seals().row_key)
 
     def _subject(self, partition: str | None, location: str | None) -> Subject:
         layer = self.step_context.job_def.asset_layer
@@ -274,6 +285,7 @@ class _Examination:
             partitions_def=self.partitions_def,
             definition_metadata=layer.get(self.key).metadata if layer.has(self.key) else {},
             resource_config=_compat.resource_config(self.step_context, self.io_manager_key) if self.io_manager_key else None,
+            resources=_compat.resources_for(self.step_context, self.io_manager_key) if self.io_manager_key else None,
             instance=self.instance,
             location=location,
         )
@@ -305,31 +317,31 @@ class _Examination:
 
     def _verify(self, partition: str | None, subject: str, materialization: Materialization | None) -> _Finding:
         seals = self.seals()
-        layer = self.step_context.job_def.asset_layer
-        external = layer.has(self.key) and not layer.get(self.key).is_materializable
-        if materialization is None and not external:
+        if materialization is None and not self.external:
             return _Finding(
                 Verdict(False, f"{subject} was never materialized, so there is nothing to verify: materialize it.", "unverifiable")
             )
-        history = [entry for entry in seals.ledger.history(self.asset, partition) if entry.statement.predicate_type in (WRITE, SEAL, ADOPTION)]
-        reference = _reference(history, materialization)
+        known = _Known.read(seals, self.asset, partition, materialization)
+        reference = known.reference(materialization)
         event = self._event(materialization)
         with self._stored(partition, reference, event) as stored:
             if stored is None:
                 return _Finding(
                     Verdict(False, f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again.", "missing")
                 )
-            sealed = seals.manifest(reference) if reference else None
-            manifest, notes = _read_table(stored, sealed, self.settings.pinned)
+            sealed = seals.manifest(reference, name="sealed") if reference else None
+            earlier = known.earlier(self.settings.policy, materialization)
+            previous = seals.manifest_of(earlier) if earlier else None
+            manifest, notes = _read_table(stored, sealed, previous, self.settings.pinned)
             if reference is None:
-                finding = self._first_sight(partition, subject, materialization, stored, manifest, history)
+                finding = self._first_sight(partition, subject, materialization, stored, manifest, known)
             else:
                 finding = _Finding(Verdict(True, ""), manifest, stored.location, first_seen=_first_seen(reference), reference=reference)
             if finding.verdict.passed:
                 finding = replace(
-                    finding, verdict=self._judge(subject, finding, sealed, stored, manifest, history, materialization, notes, reference)
+                    finding, verdict=self._judge(subject, finding, sealed, manifest, previous, notes)
                 )
-        return self._seal(partition, materialization, finding)
+        return self._seal(partition, materialization, finding, sealed, known)
 
     def _event(self, materialization: Materialization | None) -> dg.AssetMaterialization | None:
         if materialization is None:
@@ -345,11 +357,11 @@ class _Examination:
         materialization: Materialization | None,
         stored: Stored,
         manifest: Manifest,
-        history: Sequence[Any],
+        known: _Known,
     ) -> _Finding:
         """Data without a statement about its materialization: adopted, sealed as first seen here, or refused."""
         seals = self.seals()
-        since = seals.ledger.guarded_since(self.asset)
+        since = seals.guarded_since(self.asset)
         run_id = self.step_context.run_id
         before_guard = since is None or (materialization is not None and materialization.timestamp < since)
         if before_guard and (materialization is None or materialization.run_id != run_id):
@@ -364,7 +376,7 @@ class _Examination:
                 f"what happened to it earlier cannot be known. The next check of the same data passes."
             )
             return _Finding(Verdict(False, sentence, "adopted"), manifest, stored.location, first_seen="adoption")
-        if any(entry.statement.predicate_type == WRITE for entry in history) or self._held_by_wrapped_manager(partition, stored):
+        if known.write is not None or self._held_by_wrapped_manager(partition, stored):
             assert materialization is not None
             return _Finding(
                 Verdict(False, verdicts.unsealed(subject, materialization), "unsealed"), manifest, stored.location, first_seen="check"
@@ -386,22 +398,13 @@ class _Examination:
         subject: str,
         finding: _Finding,
         sealed: Manifest | None,
-        stored: Stored,
         manifest: Manifest,
-        history: Sequence[Any],
-        materialization: Materialization | None,
+        previous: Manifest | None,
         notes: Sequence[str],
-        reference: Any,
     ) -> Verdict:
-        failed_input = self._failed_input(reference)
+        failed_input = self._failed_input(finding.reference)
         if failed_input:
             return Verdict(False, f"{subject} was made from {failed_input}, which failed its own verification: materialize both again.", "input")
-        previous = self._previous(history, materialization)
-        extends = None
-        if self.settings.policy == "append_only" and previous is not None and previous.table is not None and stored.copy is not None:
-            from mlsec_dagster.integrity.tables import extends as extends_table
-
-            extends = extends_table(stored.copy, previous.table)
         verdict = verdicts.judge(
             subject=subject,
             policy=self.settings.policy,
@@ -409,9 +412,8 @@ class _Examination:
             stored=manifest,
             previous=previous,
             pinned=_pins(self.settings.pinned) if self.settings.pinned else (),
-            extends=extends,
         )
-        if verdict.passed and finding.first_seen == "check" and reference is None:
+        if verdict.passed and finding.first_seen == "check" and finding.reference is None:
             verdict = replace(
                 verdict,
                 sentence=f"{subject} is sealed as it was first seen by this check; whether it changed between its writing and this check cannot be known.",
@@ -432,22 +434,6 @@ class _Examination:
                     return subject_name(asset, partition)
         return None
 
-    def _previous(self, history: Sequence[Any], materialization: Materialization | None) -> Manifest | None:
-        """What was sealed for an earlier materialization: the latest one for append_only, the first one for immutable."""
-        if self.settings.policy == "tracked":
-            return None
-        accepted = [
-            entry
-            for entry in history
-            if entry.statement.predicate_type == ADOPTION
-            or (entry.statement.predicate_type == SEAL and entry.statement.predicate.get("verdict") == "passed")
-        ]
-        if materialization is not None and self.settings.policy == "append_only":
-            accepted = [e for e in accepted if e.statement.predicate.get("storage_id") != materialization.storage_id]
-        if not accepted:
-            return None
-        return self.seals().manifest(accepted[0] if self.settings.policy == "immutable" else accepted[-1])
-
     def _missing_columns(self, manifest: Manifest) -> Iterator[str]:
         if manifest.table is None:
             return
@@ -459,7 +445,9 @@ class _Examination:
 
     # The outcome
 
-    def _seal(self, partition: str | None, materialization: Materialization | None, finding: _Finding) -> _Finding:
+    def _seal(
+        self, partition: str | None, materialization: Materialization | None, finding: _Finding, sealed: Manifest | None, known: _Known
+    ) -> _Finding:
         """Record the verdict. A verdict that could not be recorded did not pass."""
         if finding.manifest is None or finding.verdict.cause == "adopted":
             return finding
@@ -474,6 +462,9 @@ class _Examination:
             "policy": self.settings.policy,
             "blocking": self.settings.blocking and self.settings.severity == dg.AssetCheckSeverity.ERROR,
             "first_seen": finding.first_seen,
+            "sealed": (sealed or finding.manifest).digest,
+            "previous": known.previous(materialization),
+            "first": known.first(finding.manifest.digest if finding.verdict.passed else None),
             "location": finding.location,
             "io_manager": finding.reference.statement.predicate.get("io_manager") if finding.reference else None,
         }
@@ -519,37 +510,79 @@ class _Examination:
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """The newest statements about a subject, one of each kind; a constant number of look-ups, however long its history is.
+
+    A SEAL carries forward what later checks need of earlier ones: the digests of the manifest that it was held against (`sealed`), of the
+    last accepted manifest of an earlier materialization (`previous`), and of the first accepted one (`first`).
+    """
+
+    write: Entry | None
+    adoption: Entry | None
+    seal: Entry | None
+
+    @classmethod
+    def read(cls, seals: Seals, asset: str, partition: str | None, materialization: Materialization | None) -> _Known:
+        latest = seals.ledger.latest
+        write = latest(asset, partition, (WRITE,), run_id=materialization.run_id if materialization else None)
+        return cls(
+            write or latest(asset, partition, (WRITE,)), latest(asset, partition, (ADOPTION,)), latest(asset, partition, (SEAL,))
+        )
+
+    def reference(self, materialization: Materialization | None) -> Entry | None:
+        """The statement that speaks for a materialization: what its writer sealed, else its adoption, else its first sight by a check."""
+        speaking: list[Entry] = []
+        if self.write and (materialization is None or self.write.statement.predicate.get("run_id") == materialization.run_id):
+            speaking.append(self.write)
+        if self.adoption and (materialization is None or self.adoption.recorded_at >= materialization.timestamp):
+            speaking.append(self.adoption)
+        if speaking:
+            return max(speaking, key=lambda entry: entry.index)
+        if self.seal and self.seal.statement.predicate.get("first_seen") == "check" and self._is_about(materialization):
+            return self.seal
+        return None
+
+    def earlier(self, policy: Policy, materialization: Materialization | None) -> str | None:
+        """Digest of the manifest that an append-only or immutable subject is held against; None if there is none yet."""
+        if policy == "tracked":
+            return None
+        if policy == "immutable" and self.seal and self.seal.statement.predicate.get("first"):
+            return str(self.seal.statement.predicate["first"])
+        previous = self.previous(materialization)
+        return previous or (str(self.seal.statement.predicate["manifest"]) if policy == "immutable" and self._passed() else None)
+
+    def previous(self, materialization: Materialization | None) -> str | None:
+        """Digest of the last accepted manifest of an earlier materialization."""
+        if self.seal is not None:
+            if self._is_about(materialization) or not self._passed():
+                return self.seal.statement.predicate.get("previous")
+            return str(self.seal.statement.predicate["manifest"])
+        if self.adoption and materialization is not None and self.adoption.recorded_at < materialization.timestamp:
+            return str(self.adoption.statement.predicate["manifest"])
+        return None
+
+    def first(self, accepted: str | None) -> str | None:
+        """Digest of the first manifest that was ever accepted."""
+        if self.seal and self.seal.statement.predicate.get("first"):
+            return str(self.seal.statement.predicate["first"])
+        return str(self.adoption.statement.predicate["manifest"]) if self.adoption else accepted
+
+    def _passed(self) -> bool:
+        return self.seal is not None and self.seal.statement.predicate.get("verdict") == "passed"
+
+    def _is_about(self, materialization: Materialization | None) -> bool:
+        assert self.seal is not None
+        return self.seal.statement.predicate.get("storage_id") == (materialization.storage_id if materialization else None)
+
+
+@dataclass(frozen=True, slots=True)
 class _Finding:
     verdict: Verdict
     manifest: Manifest | None = None
     location: str | None = None
     first_seen: str | None = None
-    reference: Any = None
+    reference: Entry | None = None
     entry: int | None = None
-
-
-def _reference(history: Sequence[Any], materialization: Materialization | None) -> Any:
-    """The statement that speaks for a materialization: what its writer sealed, else its adoption, else its first sight by a check."""
-    if materialization is None:
-        return next((e for e in reversed(history) if e.statement.predicate_type in (ADOPTION, WRITE)), None) or next(
-            (e for e in history if e.statement.predicate_type == SEAL and e.statement.predicate["first_seen"] == "check"), None
-        )
-    for entry in reversed(history):
-        predicate = entry.statement.predicate
-        if entry.statement.predicate_type == WRITE and predicate.get("run_id") == materialization.run_id:
-            return entry
-        if entry.statement.predicate_type == ADOPTION and entry.recorded_at >= materialization.timestamp:
-            return entry
-    for entry in history:
-        predicate = entry.statement.predicate
-        if (
-            entry.statement.predicate_type == SEAL
-            and predicate.get("first_seen") == "check"
-            and predicate.get("verdict") == "passed"
-            and predicate.get("storage_id") == materialization.storage_id
-        ):
-            return entry
-    return None
 
 
 def _first_seen(reference: Any) -> str:
@@ -560,30 +593,41 @@ def _same_bytes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return any(one.get(name) and one.get(name) == other.get(name) for name in ("files_root", "content_root"))
 
 
-def _read_table(stored: Stored, sealed: Manifest | None, pinned: str | None) -> tuple[Manifest, list[str]]:
-    """The manifest of what is stored, with the content of the table in it, read from the very bytes that were hashed."""
+def _read_table(
+    stored: Stored, sealed: Manifest | None, previous: Manifest | None, pinned: str | None
+) -> tuple[Manifest, list[str]]:
+    """The manifest of what is stored, with the content of the table in it, read from the very bytes that were hashed.
+
+    Content is stated in the sealed schema. What cannot be stated in it differs; where the bytes are nevertheless those that the writer
+    sealed (an IO manager that stores another schema than it is given), that is noted, and the bytes alone are the comparison.
+    """
+    from mlsec_dagster.integrity.containers import table_format
     from mlsec_dagster.integrity.files import hash_path
-    from mlsec_dagster.integrity.tables import table_format, table_grid
+    from mlsec_dagster.integrity.tables import table_grid
 
     manifest = stored.manifest
-    notes: list[str] = list(sealed.table.losses) if sealed is not None and sealed.table is not None else []
+    sealed_table = sealed.table if sealed is not None else None
+    notes = list(sealed_table.losses) if sealed_table is not None else []
+    same_bytes = sealed is not None and sealed.files_root == manifest.files_root
     if stored.copy is None:
         return manifest, notes
     if pinned and not pinned.startswith("blake3:"):
         manifest = replace(manifest, files=hash_path(stored.copy, "sha256"))
     if not table_format(stored.copy):
-        table = sealed.table if sealed is not None and sealed.files_root == manifest.files_root else None
-        return replace(manifest, table=table), notes
-    schema = sealed.table.columns if sealed is not None and sealed.table is not None else None
+        return replace(manifest, table=sealed_table if same_bytes else None), notes
     try:
-        return replace(manifest, table=table_grid(stored.copy, schema=schema)), notes
+        table = table_grid(stored.copy, schema=sealed_table, previous=previous.table if previous is not None else None)
     except MlsecError as error:
-        if sealed is None or sealed.files_root != manifest.files_root:
-            if sealed is not None:
-                return manifest, notes  # the bytes differ already; which rows, cannot be said
+        if sealed is None:
             raise
+        if not same_bytes:
+            return manifest, [*notes, f"Which rows differ cannot be said: {error}"]
         notes.append(f"The stored bytes are those that were written; their values could not be compared with the value in memory: {error}")
-        return replace(manifest, table=sealed.table), notes
+        return replace(manifest, table=sealed_table), notes
+    if same_bytes and sealed_table is not None and table.columns != sealed_table.columns:
+        notes.append("The IO manager stores other columns or types than the value in memory has, so only the bytes were compared.")
+        return replace(manifest, table=sealed_table), notes
+    return replace(manifest, table=table), notes
 
 
 def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | None]:
@@ -594,4 +638,4 @@ def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | No
         return private_copy(str(resolved))
     from mlsec_dagster.integrity.warehouse import multiset_digest
 
-    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, seals.ledger.row_key())), None, None))
+    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, seals.row_key())), None, None))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from mlsec_dagster.integrity.manifest import Difference, Manifest
+from mlsec_dagster.integrity.comparison import Difference
+from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL
 
 Policy = Literal["tracked", "append_only", "immutable"]
@@ -134,7 +135,6 @@ def judge(
     stored: Manifest,
     previous: Manifest | None = None,
     pinned: Collection[str] = (),
-    extends: bool | None = None,
 ) -> Verdict:
     """Hold what is stored against its seal, its policy and its pin.
 
@@ -145,7 +145,6 @@ def judge(
         stored: What lies in storage now.
         previous: What was sealed for the materialization before this one, for `append_only` and an `immutable` without a pin.
         pinned: Digests (`sha256:…`, `blake3:…`) of which one must equal the digest of the file, for `immutable`.
-        extends: For `append_only` tables: whether every earlier row is unchanged, recomputed over the earlier blocks; None if unknown.
     """
     if sealed is not None:
         difference = sealed.compare(stored)
@@ -157,9 +156,11 @@ def judge(
                 "altered",
                 difference,
             )
-    if policy == "append_only" and previous is not None:
+    # The same rows in other files (another compression, say) are the same data to a policy, though not to a seal.
+    changed = previous is not None and not (previous.content_root and previous.content_root == stored.content_root)
+    if policy == "append_only" and previous is not None and changed:
         difference = previous.compare(stored)
-        if difference and not (difference.is_append if extends is None else extends):
+        if difference and not difference.is_append:
             return Verdict(
                 False,
                 f"{subject} is append-only, but earlier rows changed: {difference.sentence} "
@@ -170,7 +171,7 @@ def judge(
     if policy == "immutable":
         if pinned:
             return _judge_pin(subject, stored, pinned)
-        if previous is not None:
+        if previous is not None and changed:
             difference = previous.compare(stored)
             if difference:
                 return Verdict(

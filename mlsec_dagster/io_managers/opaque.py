@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ import dagster as dg
 from mlsec_dagster.errors import UnverifiableError
 from mlsec_dagster.integrity.files import copy_and_hash
 from mlsec_dagster.integrity.manifest import Manifest
-from mlsec_dagster.integrity.tables import is_table, table_grid
+from mlsec_dagster.integrity.readers import is_table
+from mlsec_dagster.integrity.tables import table_grid
 from mlsec_dagster.io_managers.storage import Stored, Subject, Verify, load_between_verifications
 
 LOCATION_KEYS = ("dagster/uri", "path", "uri")
@@ -49,13 +51,12 @@ def private_copy(location: str) -> Iterator[Stored | None]:
             filesystem.get(path, str(source), recursive=filesystem.isdir(path))
         else:
             source = Path(location)
-        target = private / (source.name or "data")
-        try:
-            entries = copy_and_hash(source, target)
-        except FileNotFoundError:
+        if not os.path.lexists(source):
             yield None
             return
-        yield Stored(Manifest(files=entries), target, location)
+        target = private / "copy" / (source.name or "data")
+        target.parent.mkdir(mode=0o700)
+        yield Stored(Manifest(files=copy_and_hash(source, target)), target, location)
     finally:
         shutil.rmtree(private, ignore_errors=True)
 

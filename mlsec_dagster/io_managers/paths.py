@@ -49,11 +49,11 @@ class PathStorage:
         self._copies += 1
         target = self._private / str(self._copies) / path.name
         target.parent.mkdir(mode=0o700)
-        if getattr(path, "protocol", "") in ("", "file", "local"):
+        if not path.exists() and not _is_link(path):
+            raise FileNotFoundError(str(path))
+        if _is_local(path):
             return copy_and_hash(Path(str(path)), target), target
         fetched = target.with_name(target.name + ".fetched")
-        if not path.exists():
-            raise FileNotFoundError(str(path))
         path.fs.get(path.path, str(fetched), recursive=path.fs.isdir(path.path))
         try:
             return copy_and_hash(fetched, target), target
@@ -106,6 +106,15 @@ class PathStorage:
         if not _loads_path_by_path(original):
             return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
         return _redirected(self._manager, original, load_from_path).load_input(context)
+
+
+def _is_local(path: Any) -> bool:
+    return getattr(path, "protocol", "") in ("", "file", "local")
+
+
+def _is_link(path: Any) -> bool:
+    """A link that leads nowhere is something that lies there, and copying it says why it is refused."""
+    return _is_local(path) and Path(str(path)).is_symlink()
 
 
 def _local_path(path: Path) -> Any:

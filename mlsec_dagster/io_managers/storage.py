@@ -23,6 +23,7 @@ class Subject:
         partitions_def: The asset's partitions, or None.
         definition_metadata: The asset's own metadata, from which some IO managers take schema, columns or path.
         resource_config: The configuration under which the IO manager was initialised.
+        resources: The resources that the IO manager itself depends on.
         instance: The Dagster instance, for dynamic partitions.
         location: Where the last seal says that it lies, or None.
     """
@@ -32,6 +33,7 @@ class Subject:
     partitions_def: dg.PartitionsDefinition | None
     definition_metadata: Mapping[str, Any]
     resource_config: Mapping[str, Any] | None
+    resources: Any
     instance: dg.DagsterInstance
     location: str | None = None
 
@@ -43,6 +45,7 @@ class Subject:
             step_key="none",
             definition_metadata=dict(self.definition_metadata),
             resource_config=self.resource_config,
+            resources=self.resources,
             asset_partitions_def=self.partitions_def,
             asset_partition_key_range=None if self.partition is None else dg.PartitionKeyRange(self.partition, self.partition),
             instance=self.instance,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.errors import LossyContainerError, MlsecError, UnverifiableError, VerificationError
-from mlsec_dagster.integrity.manifest import Manifest, TableGrid
+from mlsec_dagster.integrity.comparison import Difference
+from mlsec_dagster.integrity.containers import table_format
+from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import WRITE
-from mlsec_dagster.integrity.tables import is_table, table_format, table_grid
+from mlsec_dagster.integrity.tables import TableGrid, table_grid
 from mlsec_dagster.io_managers.database import DatabaseStorage
 from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
@@ -22,6 +24,12 @@ from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement, 
 
 OpenSeals = Callable[[dg.DagsterInstance, str | None], Seals]
 """Opens the ledger for an instance and the name of the run's executor."""
+
+
+IN_MEMORY = frozenset({("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table"), ("pyarrow", "RecordBatch")})
+
+Guarded = Mapping[dg.AssetKey, bool]
+"""The guarded assets, each with whether it is external: nothing in this code location materializes it."""
 
 
 def storage_of(manager: Any, row_key: Callable[[], bytes]) -> Storage:
@@ -48,9 +56,9 @@ class SealedIOManager(dg.IOManager):
     Every attribute that is not one of the two verbs is the wrapped IO manager's own.
     """
 
-    def __init__(self, wrapped: Any, guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> None:
+    def __init__(self, wrapped: Any, guarded: Guarded, open_seals: OpenSeals) -> None:
         self.wrapped = wrapped
-        self._guarded = frozenset(guarded)
+        self._guarded = guarded
         self._open_seals = open_seals
         self._storage: Storage | None = None
         if inspect.isgeneratorfunction(wrapped.handle_output):
@@ -65,7 +73,7 @@ class SealedIOManager(dg.IOManager):
     def storage(self, seals: Seals) -> Storage:
         """How to look at what the wrapped IO manager stores."""
         if self._storage is None:
-            self._storage = storage_of(self.wrapped, seals.ledger.row_key)
+            self._storage = storage_of(self.wrapped, seals.row_key)
         return self._storage
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> Any:
@@ -121,7 +129,7 @@ class SealedIOManager(dg.IOManager):
             return self.wrapped.load_input(context)
         seals = self._seals(context.step_context)
         storage = self.storage(seals)
-        external = not _is_materializable(context)
+        external = self._guarded[context.asset_key]
         expectations = seals.expectations(context.asset_key, partitions, external=external)
         output_context = context.upstream_output or context
         subjects = {
@@ -184,20 +192,20 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
             f"{expectation.subject} was sealed in another form than it is read in, so it could not be verified: materialize it again."
         )
     if not same:
-        difference = locate(seals.manifest(expectation.entry), stored)
+        difference = locate(seals.manifest(expectation.entry, name="sealed"), stored)
         raise VerificationError(
             f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {difference.sentence} "
             f"It was not loaded. Keep the stored data as evidence, find out who wrote to it, and materialize it again."
         )
 
 
-def locate(sealed: Manifest, stored: Stored) -> Any:
+def locate(sealed: Manifest, stored: Stored) -> Difference:
     """Where stored data differs from its seal: files, and for tables also columns and row blocks."""
     table = None
     if sealed.table is not None and stored.copy is not None:
         try:
             if stored.copy.is_dir() or table_format(stored.copy):
-                table = table_grid(stored.copy, schema=sealed.table.columns)
+                table = table_grid(stored.copy, previous=sealed.table)
         except MlsecError:
             table = None  # the file comparison alone is the answer then
     return sealed.compare(Manifest(files=stored.manifest.files, table=table, multiset=stored.manifest.multiset))
@@ -228,8 +236,11 @@ def _write(manager: Any, context: dg.OutputContext, obj: Any) -> Iterator[Any]:
 
 
 def _grid_of_value(value: Any) -> tuple[TableGrid | None, list[str]]:
-    """The content of the value in memory, taken before the IO manager can touch it."""
-    if not is_table(value):
+    """The content of the value in memory, taken before the IO manager can touch it.
+
+    Only of values that are wholly in memory: a lazy frame would be computed twice, and a stream be gone before it is written.
+    """
+    if not any((cls.__module__.partition(".")[0], cls.__name__) in IN_MEMORY for cls in type(value).__mro__):
         return None, []
     try:
         grid = table_grid(value)
@@ -267,11 +278,6 @@ def _sealed_location(expectation: Expectation) -> str | None:
     return expectation.entry.statement.predicate.get("location") if expectation.entry else None
 
 
-def _is_materializable(context: dg.InputContext) -> bool:
-    layer = context.step_context.job_def.asset_layer
-    return not layer.has(context.asset_key) or layer.get(context.asset_key).is_materializable
-
-
 def _code_version(step_context: Any, asset_key: dg.AssetKey) -> str | None:
     layer = step_context.job_def.asset_layer
     return layer.get(asset_key).code_version if layer.has(asset_key) else None
@@ -286,17 +292,18 @@ def _subject(
         partitions_def=context.asset_partitions_def if partition is not None else None,
         definition_metadata=output_context.definition_metadata or {},
         resource_config=context.resource_config,
+        resources=context.resources,
         instance=context.step_context.instance,
         location=location,
     )
 
 
-def wrap(definition: dg.ResourceDefinition, guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> dg.ResourceDefinition:
+def wrap(definition: dg.ResourceDefinition, guarded: Guarded, open_seals: OpenSeals) -> dg.ResourceDefinition:
     """A copy of an IO manager's definition whose manager seals and verifies."""
     return _compat.with_resource_fn(definition, lambda manager: SealedIOManager(manager, guarded, open_seals))
 
 
-def wrap_all(resources: Mapping[str, Any], guarded: Collection[dg.AssetKey], open_seals: OpenSeals) -> dict[str, Any]:
+def wrap_all(resources: Mapping[str, Any], guarded: Guarded, open_seals: OpenSeals) -> dict[str, Any]:
     """Every IO manager among `resources` wrapped, everything else as it was."""
     definitions = {key: _compat.io_manager_definition(resource) for key, resource in resources.items()}
     return {
