@@ -17,12 +17,14 @@ class MultisetDigest:
         lanes: The exact sums, over all rows, of the eight 32-bit words of each row's keyed hash.
         columns: Names and types as they entered the hash.
         key_id: Which key was used, as a digest that does not disclose it.
+        engine: Which database engine wrote the values as text; digests of different engines cannot be compared.
     """
 
     rows: int
     lanes: tuple[int, ...]
     columns: tuple[tuple[str, str], ...]
     key_id: str
+    engine: str = "duckdb"
 
     @property
     def root(self) -> str:
@@ -31,12 +33,18 @@ class MultisetDigest:
         import blake3
 
         numbers = framed(*(str(number).encode() for number in (self.rows, *self.lanes)))
-        return digest_text("blake3", blake3.blake3(framed(b"mlsec:multiset:v1", self.key_id.encode(), columns, numbers)).digest())
+        return digest_text(
+            "blake3", blake3.blake3(framed(b"mlsec:multiset:v1", self.key_id.encode(), self.engine.encode(), columns, numbers)).digest()
+        )
 
     def compare(self, other: "MultisetDigest") -> Difference:
         """Says whether two tables hold the same rows. An order-free sum names no place, and cannot prove an append."""
         if self.key_id != other.key_id:
             return Difference("rewrite", "the two digests were made with different keys and cannot be compared; compute one of them again")
+        if self.engine != other.engine:
+            return Difference(
+                "rewrite", f"the digests were made by {self.engine} and {other.engine} and cannot be compared; compute one again"
+            )
         if self.columns != other.columns:
             return Difference("schema", f"the columns differ: {_listed(self.columns)} before, {_listed(other.columns)} now")
         if (self.rows, self.lanes) == (other.rows, other.lanes):
@@ -48,13 +56,19 @@ class MultisetDigest:
     def to_json(self) -> dict[str, Any]:
         """Returns plain values for JSON; the lanes as text, since they outgrow what other JSON readers keep exactly."""
         lanes = [str(lane) for lane in self.lanes]
-        return {"rows": self.rows, "lanes": lanes, "columns": [list(column) for column in self.columns], "key_id": self.key_id}
+        return {
+            "rows": self.rows,
+            "lanes": lanes,
+            "columns": [list(column) for column in self.columns],
+            "key_id": self.key_id,
+            "engine": self.engine,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "MultisetDigest":
         """Reads what `to_json` returned."""
         columns = tuple((str(name), str(kind)) for name, kind in data["columns"])
-        return cls(int(data["rows"]), tuple(int(lane) for lane in data["lanes"]), columns, str(data["key_id"]))
+        return cls(int(data["rows"]), tuple(int(lane) for lane in data["lanes"]), columns, str(data["key_id"]), str(data["engine"]))
 
 
 def _listed(columns: tuple[tuple[str, str], ...]) -> str:
