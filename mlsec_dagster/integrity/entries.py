@@ -29,6 +29,7 @@ class Entry:
         key: Fingerprint of the key that signed it.
         recorded_at: Seconds since the epoch, by the writer's clock.
         previous: Place of the entry before this one about the same asset and partition.
+        size: Size of the ledger after the transaction that wrote it.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Entry:
     key: str
     recorded_at: float
     previous: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def examine(row: Row, index: int, origin: str, book: KeyBook, keys: Mapping[str,
             return Finding(
                 "altered", f"is indexed under {column} {found!r}, but its signed statement says {expected!r}: the index column was changed"
             )
-    return Entry(index, statement, row.key, position.recorded_at, position.previous)
+    return Entry(index, statement, row.key, position.recorded_at, position.previous, position.size)
 
 
 def key_change(row: Row, origin: str, keys: Mapping[str, PublicKey]) -> SignedKeyChange | Finding:
