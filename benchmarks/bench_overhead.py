@@ -1,7 +1,7 @@
 """What does `dataset_hash` add to a run of one small asset, beside the same asset with one trivial check of Dagster's own?
 
-Each run is a real one on a real SQLite instance. In process the runs take turns inside one warm process; with the multiprocess executor each
-step is a process of its own, and the row also lists what our modules imported there that the step did not need.
+Each run is a real one on a real SQLite instance. In process the runs take turns inside one warm process; with the multiprocess
+executor each step is a process of its own, and the row also lists what our modules imported there that the step did not need.
 """
 
 import subprocess

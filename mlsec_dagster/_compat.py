@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation, AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluation,
+    AssetCheckEvaluationTargetMaterializationData,
+)
 from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
     assets_to_keys,
     ensure_no_duplicate_asset_checks,
@@ -49,8 +52,8 @@ __all__ = [
     "set_data_version",
     "table_slice",
     "upath_locations",
-    "with_resource_fn",
     "with_resource_defs",
+    "with_resource_fn",
 ]
 
 
@@ -67,9 +70,7 @@ def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
     return definition if isinstance(definition, IInputManagerDefinition) else None
 
 
-def with_resource_fn(
-    definition: dg.ResourceDefinition, wrap: Callable[[Any], Any], *, name: str | None = None
-) -> dg.ResourceDefinition:
+def with_resource_fn(definition: dg.ResourceDefinition, wrap: Callable[[Any], Any]) -> dg.ResourceDefinition:
     """A copy of `definition`, of the same type and configuration schema, whose produced value goes through `wrap`.
 
     Copying keeps everything else (configuration, nested resources, input and output schemas, what the UI shows) as it was.
@@ -95,7 +96,7 @@ def with_resource_fn(
 
     resource_fn.__name__ = getattr(original, "__name__", "resource_fn")
     clone = copy.copy(definition)
-    clone._resource_fn = resource_fn  # noqa: SLF001
+    clone._resource_fn = resource_fn
     return clone
 
 
@@ -116,13 +117,13 @@ def with_resource_defs(assets_def: dg.AssetsDefinition, resource_defs: Mapping[s
 def upath_locations(manager: UPathIOManager, context: dg.InputContext | dg.OutputContext) -> dict[str | None, Any]:
     """Partition key -> the `UPath` at which a `UPathIOManager` keeps it (None for an unpartitioned asset)."""
     if context.has_asset_partitions:
-        return dict(manager._get_paths_for_partitions(context))  # noqa: SLF001
-    return {None: manager._get_path(context)}  # noqa: SLF001
+        return dict(manager._get_paths_for_partitions(context))
+    return {None: manager._get_path(context)}
 
 
 def table_slice(manager: DbIOManager, context: dg.InputContext | dg.OutputContext, output_context: dg.OutputContext) -> tuple[Any, Any]:
     """The database client of a `DbIOManager` and the slice (table, partition) that it keeps for this context."""
-    return manager._db_client, manager._get_table_slice(context, output_context)  # noqa: SLF001
+    return manager._db_client, manager._get_table_slice(context, output_context)
 
 
 def resource_config(step_context: Any, key: str) -> Any:
@@ -147,9 +148,7 @@ def latest_storage_ids(instance: dg.DagsterInstance, asset_key: dg.AssetKey, par
     return instance.get_latest_storage_id_by_partition(asset_key, DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
 
 
-def materializations_by_storage_id(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, storage_ids: Sequence[int]
-) -> dict[int, Any]:
+def materializations_by_storage_id(instance: dg.DagsterInstance, asset_key: dg.AssetKey, storage_ids: Sequence[int]) -> dict[int, Any]:
     """Storage id -> event record."""
     if not storage_ids:
         return {}

@@ -133,7 +133,9 @@ def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]
         if key not in known:
             near = get_close_matches(key.to_user_string(), names, n=1, cutoff=0.0)
             hint = f" Did you mean {near[0]!r}?" if near else " The project defines no assets."
-            raise ConfigurationError(f"There is no asset {key.to_user_string()!r} in these definitions, so guarding it would guard nothing.{hint}")
+            raise ConfigurationError(
+                f"There is no asset {key.to_user_string()!r} in these definitions, so guarding it would guard nothing.{hint}"
+            )
     repeated = sorted({key.to_user_string() for key in keys if keys.count(key) > 1})
     if repeated:
         raise ConfigurationError(f"These datasets are given twice: {', '.join(repeated)}. Name each one once.")

@@ -1,12 +1,12 @@
 """Where seals are kept and what signs them, as Dagster resources.
 
-    mlsec.guard(defs, datasets=["raw_flights"])                                     # SQLite and a key file under $DAGSTER_HOME/mlsec/
-    mlsec.guard(
-        defs,
-        datasets=["raw_flights"],
-        store=mlsec.SecurityStore(url=dg.EnvVar("MLSEC_STORE_URL"), witness="s3://audit-bucket/checkpoints"),
-        signer=mlsec.Signer(uri="gcpkms:projects/…"),
-    )
+mlsec.guard(defs, datasets=["raw_flights"])                                     # SQLite and a key file under $DAGSTER_HOME/mlsec/
+mlsec.guard(
+defs,
+datasets=["raw_flights"],
+store=mlsec.SecurityStore(url=dg.EnvVar("MLSEC_STORE_URL"), witness="s3://audit-bucket/checkpoints"),
+signer=mlsec.Signer(uri="gcpkms:projects/…"),
+)
 """
 
 import os
@@ -33,10 +33,12 @@ class SecurityStore(dg.ConfigurableResource):  # pyright: ignore[reportMissingTy
     )
     witness: str | None = Field(
         default=None,
-        description="URI (a directory, or any fsspec URI such as s3://bucket/prefix) outside the database owner's reach, to which checkpoints"
-        " also go. Without one a rollback of the whole ledger cannot be excluded, and every verification says so.",
+        description="URI (a directory, or any fsspec URI such as s3://bucket/prefix) outside the database owner's reach, to which"
+        " checkpoints also go. Without one a rollback of the whole ledger cannot be excluded, and every verification says so.",
     )
-    witness_every_minutes: float = Field(default=10.0, description="A checkpoint goes to the witness at most this often, and after every run.")
+    witness_every_minutes: float = Field(
+        default=10.0, description="A checkpoint goes to the witness at most this often, and after every run."
+    )
     trusted_keys: list[str] = Field(
         default_factory=list,
         description="Fingerprints (SHA256:…) of the keys from which trust starts. Default: the signer's own key, which protects against"
@@ -66,7 +68,7 @@ def security_home(instance: dg.DagsterInstance | None) -> Path:
     home = os.environ.get("DAGSTER_HOME")
     if not home and instance is not None and instance.is_persistent:
         root = instance.root_directory
-        home = None if os.path.basename(root).startswith(".tmp_dagster_home") else root
+        home = None if Path(root).name.startswith(".tmp_dagster_home") else root
     if not home:
         raise StoreError(
             "There is no place for the ledger that outlives this run: DAGSTER_HOME is not set, and no store is configured. "
@@ -144,7 +146,8 @@ def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bo
 
 
 def _under(home: Path | None, name: str) -> Path:
-    assert home is not None, "a home is looked up wherever a default needs one"
+    if home is None:
+        raise StoreError("There is no home for the embedded defaults.")
     return home / name
 
 
@@ -153,7 +156,7 @@ def _pem(path: str | None) -> bytes | None:
 
 
 def _refuse_a_disk_of_its_own(instance: dg.DagsterInstance, executor: str | None) -> None:
-    """SQLite is a file on the disk of whoever runs the step: with a launcher or executor that starts other machines, it is gone with them."""
+    """SQLite is a file on the disk of whoever runs the step; where a launcher or executor starts other machines, it is gone with them."""
     launcher = type(instance.run_launcher).__name__
     if launcher not in {"DefaultRunLauncher", "SyncInMemoryRunLauncher"} or (executor is not None and executor not in LOCAL_EXECUTORS):
         raise StoreError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Expectation:
 
     @property
     def subject(self) -> str:
+        """The subject's name for sentences."""
         return subject_name(self.asset, self.partition)
 
     def require(self) -> None:
@@ -69,16 +70,6 @@ class Seals:
     def __init__(self, ledger: Ledger, instance: dg.DagsterInstance) -> None:
         self.ledger = ledger
         self.instance = instance
-        self._since: dict[str, float] = {}
-
-    def guarded_since(self, asset: str) -> float | None:
-        """When the first statement about an asset, whichever its partition, was appended, in seconds since the epoch; None if there is none."""
-        if asset not in self._since:
-            first = next(self.ledger.history(asset, types=SUBJECT_STATEMENTS), None)
-            if first is None:
-                return None
-            self._since[asset] = first.recorded_at
-        return self._since[asset]
 
     def row_key(self) -> bytes:
         """The secret key of multiset hashes: 32 bytes that only the holder of the sealing key can compute.
@@ -103,7 +94,7 @@ class Seals:
         asset = asset_key.to_user_string()
         entries = self.ledger.latest_by_partition(asset, list(partitions), SUBJECT_STATEMENTS)
         written = latest_materializations(self.instance, asset_key, partitions)
-        guarded_since = None if len(entries) == len(partitions) else self.guarded_since(asset)
+        guarded_since = None if len(entries) == len(partitions) else self.ledger.guarded_since(asset)
         found: dict[str | None, Expectation] = {}
         for partition in partitions:
             entry, materialization = entries.get(partition), written.get(partition)
@@ -132,9 +123,7 @@ class Seals:
         """Append statements in one transaction with one signed checkpoint."""
         return self.ledger.append(statements, [manifest.to_bytes() for manifest in manifests])
 
-    def adopt(
-        self, asset: str, contents: Mapping[str | None, tuple[Manifest, str | None]], *, reason: str, adopted_by: str
-    ) -> Receipt:
+    def adopt(self, asset: str, contents: Mapping[str | None, tuple[Manifest, str | None]], *, reason: str, adopted_by: str) -> Receipt:
         """Trust data as it is from now on, visibly: partition -> (what is stored, where)."""
         now = time.time()
         statements = [
@@ -163,9 +152,7 @@ def latest_materializations(
     return {partition: _materialization(records_by_id[i]) for partition, i in ids.items() if i in records_by_id}
 
 
-def statement(
-    predicate_type: str, asset: str, partition: str | None, manifest: Manifest, predicate: Mapping[str, Any]
-) -> Statement:
+def statement(predicate_type: str, asset: str, partition: str | None, manifest: Manifest, predicate: Mapping[str, Any]) -> Statement:
     """A statement about one subject whose digests are those of `manifest`."""
     digests: dict[str, str] = {}
     if manifest.files_root:

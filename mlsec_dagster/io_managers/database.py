@@ -35,8 +35,8 @@ class DatabaseStorage:
         client, slice_ = _compat.table_slice(self._manager, context, context)
         if type(client).__name__ != "DuckDbClient":
             raise UnverifiableError(
-                f"{type(client).__name__} keeps {subject.asset_key.to_user_string()}, and only DuckDB tables can be verified through their IO manager "
-                f"so far: give the asset a resolver= that returns an Ibis table."
+                f"{type(client).__name__} keeps {subject.asset_key.to_user_string()}, and only DuckDB tables can be verified through their "
+                f"IO manager so far: give the asset a resolver= that returns an Ibis table."
             )
         with client.connect(context, slice_) as connection:
             try:

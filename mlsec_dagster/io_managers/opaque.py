@@ -77,8 +77,8 @@ class OpaqueStorage:
     def examine(self, subject: Subject) -> Iterator[Stored | None]:
         if subject.location is None:
             raise UnverifiableError(
-                f"{type(self._manager).__name__} does not say where it stores {subject.asset_key.to_user_string()}: report a `path` in its output "
-                f"metadata, build it on UPathIOManager, or pass resolver=."
+                f"{type(self._manager).__name__} does not say where it stores {subject.asset_key.to_user_string()}: report a `path` in its "
+                f"output metadata, build it on UPathIOManager, or pass resolver=."
             )
         with private_copy(subject.location) as stored:
             yield stored
@@ -89,8 +89,8 @@ class OpaqueStorage:
         value = self._manager.load_input(context)
         if len(subjects) != 1 or not is_table(value):
             raise UnverifiableError(
-                f"{type(self._manager).__name__} does not say where it stores {context.asset_key.to_user_string()}, and a {type(value).__name__} cannot be "
-                f"verified by its value: report a `path` in its output metadata, or build it on UPathIOManager."
+                f"{type(self._manager).__name__} does not say where it stores {context.asset_key.to_user_string()}, and a "
+                f"{type(value).__name__} cannot be verified by value: report a `path` in its output metadata, or build it on UPathIOManager."
             )
         (partition,) = subjects
         verify(partition, Stored(Manifest(table=table_grid(value)), None, None))

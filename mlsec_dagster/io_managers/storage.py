@@ -86,7 +86,11 @@ class Storage(Protocol):
 
 
 def load_between_verifications(
-    storage: Storage, load_input: Callable[[dg.InputContext], Any], context: dg.InputContext, subjects: Mapping[str | None, Subject], verify: Verify
+    storage: Storage,
+    load_input: Callable[[dg.InputContext], Any],
+    context: dg.InputContext,
+    subjects: Mapping[str | None, Subject],
+    verify: Verify,
 ) -> Any:
     """For storage that the IO manager reads in a way of its own: hash before it reads and once more after."""
 

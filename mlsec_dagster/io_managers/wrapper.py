@@ -20,7 +20,7 @@ from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
 from mlsec_dagster.io_managers.paths import INNER, PathStorage
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
-from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement, subject_name
+from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement
 
 OpenSeals = Callable[[dg.DagsterInstance, str | None], Seals]
 """Opens the ledger for an instance and the name of the run's executor."""
@@ -142,8 +142,8 @@ class SealedIOManager(dg.IOManager):
             if stored is None:
                 if expectation.entry is not None:
                     raise VerificationError(
-                        f"{expectation.subject} was sealed by run {expectation.entry.statement.predicate.get('run_id', '?')}, but nothing is stored for it "
-                        f"any more: restore it or materialize it again."
+                        f"{expectation.subject} was sealed by run {expectation.entry.statement.predicate.get('run_id', '?')}, "
+                        f"but nothing is stored for it any more: restore it or materialize it again."
                     )
                 return
             if expectation.standing.kind == "adoptable":
@@ -283,9 +283,7 @@ def _code_version(step_context: Any, asset_key: dg.AssetKey) -> str | None:
     return layer.get(asset_key).code_version if layer.has(asset_key) else None
 
 
-def _subject(
-    context: dg.InputContext | dg.OutputContext, output_context: Any, partition: str | None, location: str | None
-) -> Subject:
+def _subject(context: dg.InputContext | dg.OutputContext, output_context: Any, partition: str | None, location: str | None) -> Subject:
     return Subject(
         asset_key=context.asset_key,
         partition=partition,
@@ -307,5 +305,6 @@ def wrap_all(resources: Mapping[str, Any], guarded: Guarded, open_seals: OpenSea
     """Every IO manager among `resources` wrapped, everything else as it was."""
     definitions = {key: _compat.io_manager_definition(resource) for key, resource in resources.items()}
     return {
-        key: resource if (definition := definitions[key]) is None else wrap(definition, guarded, open_seals) for key, resource in resources.items()
+        key: resource if (definition := definitions[key]) is None else wrap(definition, guarded, open_seals)
+        for key, resource in resources.items()
     }

@@ -1,6 +1,7 @@
 """Small projects as users write them, and a way to run them with the guard on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,33 +115,22 @@ class Project:
         return [entry for asset in ledger.assets() for entry in ledger.history(asset)]
 
 
-class attacker:  # noqa: N801
-    """Calls a function with the asset's name at the very moment when Dagster records its materialization: after write, before check."""
+@contextmanager
+def attacker(instance: dg.DagsterInstance, act: Callable[[str], None]) -> Iterator[None]:
+    """Calls `act` with the asset's name at the moment when Dagster records its materialization: after the write, before the check."""
+    handle = instance.handle_new_event
 
-    def __init__(self, instance: dg.DagsterInstance, act: Callable[[str], None]) -> None:
-        self.instance, self.act = instance, act
+    def handle_new_event(event: Any, **options: Any) -> Any:
+        result = handle(event, **options)
+        if event.is_dagster_event and event.dagster_event.is_step_materialization:
+            act(event.dagster_event.asset_key.to_user_string())
+        return result
 
-    def __enter__(self) -> None:
-        self.original = self.instance.report_dagster_event
-
-        def report(event: Any, run_id: str, *args: Any, **kwargs: Any) -> Any:
-            result = self.original(event, run_id, *args, **kwargs)
-            return result
-
-        handle = self.instance.handle_new_event
-        act = self.act
-
-        def handle_new_event(event: Any, **kwargs: Any) -> Any:
-            result = handle(event, **kwargs)
-            if event.is_dagster_event and event.dagster_event.is_step_materialization:
-                act(event.dagster_event.asset_key.to_user_string())
-            return result
-
-        self.handle = handle
-        self.instance.handle_new_event = handle_new_event  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        self.instance.handle_new_event = self.handle  # type: ignore[method-assign]
+    instance.handle_new_event = handle_new_event  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        instance.handle_new_event = handle  # type: ignore[method-assign]
 
 
 def parquet_project(

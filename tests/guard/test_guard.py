@@ -109,7 +109,11 @@ def test_a_materialization_past_the_guard_is_refused_and_named(instance: dg.Dags
     project = parquet_project(tmp_path, instance)
     assert project.run().success
     RAN.clear()
-    assert dg.materialize([a for a in project.plain.assets or [] if a.key.to_user_string() == "raw"], instance=instance, resources=dict(project.plain.resources or {})).success
+    assert dg.materialize(
+        [a for a in project.plain.assets or [] if a.key.to_user_string() == "raw"],
+        instance=instance,
+        resources=dict(project.plain.resources or {}),
+    ).success
     RAN.clear()
 
     result = project.run("features")

@@ -20,7 +20,9 @@ def _nothing_ran() -> Iterator[None]:
     RAN.clear()
 
 
-def producer_and_consumer(make: Callable[[], Any], annotation: Any = pd.DataFrame, *, partitions: dg.PartitionsDefinition | None = None) -> list[Any]:
+def producer_and_consumer(
+    make: Callable[[], Any], annotation: Any = pd.DataFrame, *, partitions: dg.PartitionsDefinition | None = None
+) -> list[Any]:
     """An asset that returns what `make` gives, and one that reads it."""
 
     def raw() -> Any:
@@ -59,7 +61,8 @@ def test_the_default_filesystem_manager(instance: dg.DagsterInstance) -> None:
 
 def test_a_legacy_definition(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     defs = dg.Definitions(
-        assets=producer_and_consumer(lambda: {"a": 1}, dict), resources={"io_manager": dg.fs_io_manager.configured({"base_dir": str(tmp_path)})}
+        assets=producer_and_consumer(lambda: {"a": 1}, dict),
+        resources={"io_manager": dg.fs_io_manager.configured({"base_dir": str(tmp_path)})},
     )
     assert_guarded(Project(defs, instance, ["raw"]), lambda: (tmp_path / "raw").write_bytes(pickle.dumps({"a": 2})))
 
@@ -86,7 +89,8 @@ def test_a_generator_resource_with_a_generator_handle_output(instance: dg.Dagste
     result = project.run()
     assert result.success
     materialization = instance.get_latest_materialization_event(dg.AssetKey("raw"))
-    assert materialization is not None and materialization.asset_materialization is not None
+    assert materialization is not None
+    assert materialization.asset_materialization is not None
     assert materialization.asset_materialization.metadata["rows"].value == 20
     assert events.count("opened") == events.count("closed") > 0
     RAN.clear()
@@ -192,7 +196,8 @@ def test_polars(instance: dg.DagsterInstance, tmp_path: Path, lazy: bool) -> Non
     features.__annotations__ = {"raw": pl.LazyFrame if lazy else pl.DataFrame, "return": None}
     defs = dg.Definitions(assets=[raw, dg.asset(features)], resources={"io_manager": PolarsParquetIOManager(base_dir=str(tmp_path))})
     assert_guarded(
-        Project(defs, instance, ["raw"]), lambda: pl.DataFrame({"a": [1, 2, 4], "b": ["x", None, "z"]}).write_parquet(tmp_path / "raw.parquet")
+        Project(defs, instance, ["raw"]),
+        lambda: pl.DataFrame({"a": [1, 2, 4], "b": ["x", None, "z"]}).write_parquet(tmp_path / "raw.parquet"),
     )
 
 
