@@ -135,6 +135,7 @@ class Knowledge:
             if isinstance(change, Finding):
                 raise LedgerError(f"Entry {row.position}, which changes the trusted keys, {change.sentence}. {HINT}")
             changes.append(change)
+        self._keys.update(readable_keys({signed.change.fingerprint: signed.change.spki for signed in changes}))
         return tuple(changes)
 
     def book_with(self, changes: Sequence[SignedKeyChange]) -> KeyBook:

@@ -12,7 +12,7 @@ store makes it stop, it never puts its signature over somebody else's change.
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from mlsec_dagster.errors import ConfigurationError, LedgerError, SigningKeyErro
 from mlsec_dagster.integrity import exports, witnessing
 from mlsec_dagster.integrity.checkpoints import Checkpoint, sign_checkpoint
 from mlsec_dagster.integrity.entries import Entry, Receipt, Row, envelope_bytes, pae
-from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, SigningKey, role_for
+from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, SigningKey, public_key, role_for
 from mlsec_dagster.integrity.knowledge import CHUNK, HINT, Knowledge, read_manifest, read_nodes
 from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, load_frontier
 from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement, sealed_payload
@@ -129,13 +129,17 @@ class Ledger:
                     frontier = self._known.edge(connection, head)
                     chosen = choose(frontier.size)
                     changes = self._require_trust(chosen, ring, frontier.size)
-                    self._store_contents(connection, [*(key.public for _, key in chosen), *ring.publics.values()], manifests)
+                    publics = {
+                        **ring.publics,
+                        **{key.fingerprint: key.public for _, key in chosen},
+                        **{signed.change.fingerprint: public_key(signed.change.spki) for signed in changes},
+                    }
+                    self._store_contents(connection, publics, manifests)
                     receipt, last = self._write(connection, head, frontier, chosen, ring)
             except IntegrityError:
                 raise LedgerError(
                     f"An entry or a checkpoint beyond the newest signed checkpoint is in the way: it was inserted. {HINT}"
                 ) from None
-            publics = {**ring.publics, **{key.fingerprint: key.public for _, key in chosen}}
             self._known.remember(receipt.checkpoint, frontier, publics, changes)
             self._stored_keys |= publics.keys()
             self._last = {} if len(self._last) > _REMEMBERED_SUBJECTS else {**self._last, **last}
@@ -210,13 +214,13 @@ class Ledger:
         unknown = [subject for subject in subjects if subject not in known]
         return {**dict.fromkeys(unknown), **newest_positions(connection, unknown, before=size), **known}
 
-    def _store_contents(self, connection: "Connection", publics: Iterable[PublicKey], manifests: Iterable[bytes]) -> None:
+    def _store_contents(self, connection: "Connection", publics: Mapping[str, PublicKey], manifests: Iterable[bytes]) -> None:
         from mlsec_dagster.integrity.digests import hash_bytes
         from mlsec_dagster.storage.database import put
         from mlsec_dagster.storage.tables import manifests as manifest_table
         from mlsec_dagster.storage.tables import public_keys
 
-        new = {key.fingerprint: key.spki for key in publics if key.fingerprint not in self._stored_keys}
+        new = {name: key.spki for name, key in publics.items() if name not in self._stored_keys}
         put(connection, public_keys, [{"fingerprint": name, "spki": spki} for name, spki in new.items()])
         for content in manifests:
             put(connection, manifest_table, [{"digest": hash_bytes(content), "content": zlib.compress(content, 1)}])

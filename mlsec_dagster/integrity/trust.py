@@ -211,6 +211,8 @@ def _follow(start: Mapping[str, TrustedKey], changes: Iterable[SignedKeyChange])
         change, signer, index = signed.change, keys.get(signed.signer), signed.index
         if signer is None or index < signer.since:
             refused[index] = "wrong key", f"changes the trusted keys but is signed by {signed.signer}, which is not trusted"
+        elif change.action == ADD and change.fingerprint in start and change.roles <= start[change.fingerprint].roles:
+            continue  # It says what the reader knows from elsewhere: how a stolen key let in its successor, which is pinned now.
         elif signer.until is not None and index >= signer.until:
             refused[index] = (
                 "revoked key",
