@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
-    from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent
+    from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
     from mlsec_dagster.definitions import build_security_definitions
     from mlsec_dagster.guard import Dataset, guard
     from mlsec_dagster.resources import SecurityStore, Signer
@@ -25,6 +25,7 @@ _HOMES = {
     "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
     "build_security_definitions": "mlsec_dagster.definitions",
     "guard": "mlsec_dagster.guard",
+    "load_from_defs_folder": "mlsec_dagster.components.dataset_checks.component",
 }
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "build_dataset_hash_checks",
     "build_security_definitions",
     "guard",
+    "load_from_defs_folder",
 ]
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "io_manager_definition",
     "latest_storage_ids",
     "materializations_by_storage_id",
+    "materialized_partitions",
     "resource_config",
     "resources_for",
     "set_data_version",
@@ -146,6 +147,11 @@ def set_data_version(context: dg.OutputContext, version: str) -> None:
 def latest_storage_ids(instance: dg.DagsterInstance, asset_key: dg.AssetKey, partitions: Sequence[str]) -> Mapping[str, int]:
     """Partition key -> storage id of its latest materialization."""
     return instance.get_latest_storage_id_by_partition(asset_key, DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
+
+
+def materialized_partitions(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> Mapping[str, int]:
+    """Every partition that was ever materialized -> storage id of its latest materialization."""
+    return instance.get_latest_storage_id_by_partition(asset_key, DagsterEventType.ASSET_MATERIALIZATION)
 
 
 def materializations_by_storage_id(instance: dg.DagsterInstance, asset_key: dg.AssetKey, storage_ids: Sequence[int]) -> dict[int, Any]:

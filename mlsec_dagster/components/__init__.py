@@ -1,0 +1,1 @@
+"""The same things as YAML, for projects that `dg` manages."""

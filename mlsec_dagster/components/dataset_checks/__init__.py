@@ -1,0 +1,1 @@
+"""`dataset_hash` checks from a defs.yaml."""
