@@ -98,6 +98,9 @@ class Seals:
         found: dict[str | None, Expectation] = {}
         for partition in partitions:
             entry, materialization = entries.get(partition), written.get(partition)
+            if entry is not None and materialization is not None and not verdicts.speaks_for(entry.statement, materialization):
+                # The newest statement is about another materialization, as happens when runs overlap; its writer's own comes first.
+                entry = self.ledger.latest(asset, partition, (WRITE,), run_id=materialization.run_id) or entry
             standing = verdicts.stand(
                 entry.statement.predicate_type if entry else None,
                 entry.statement.predicate if entry else None,

@@ -218,10 +218,17 @@ class Examination:
                         False, f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again.", "missing"
                     )
                 )
+            overtaken: list[str] = []
+            later = known.overtaken(reference) if reference else None
+            if later is not None and _same_bytes(later.statement.predicate, _roots(stored.manifest)):
+                reference = later
+                run_id = later.statement.predicate.get("run_id")
+                overtaken.append(f"Run {run_id} has written it since; this verdict is about what that run wrote.")
             sealed = seals.manifest(reference, name="sealed") if reference else None
             earlier = known.earlier(self.settings.policy, materialization)
             previous = seals.manifest_of(earlier) if earlier else None
             manifest, notes = _read_table(stored, sealed, previous, self.settings.pinned)
+            notes = [*overtaken, *notes]
             if reference is None:
                 finding = self._first_sight(partition, subject, materialization, stored, manifest, known)
             else:
@@ -407,6 +414,10 @@ def _first_seen(reference: Any) -> str:
 
 def _same_bytes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return any(one.get(name) and one.get(name) == other.get(name) for name in ("files_root", "content_root"))
+
+
+def _roots(manifest: Manifest) -> dict[str, Any]:
+    return {"files_root": manifest.files_root, "content_root": manifest.content_root}
 
 
 def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | None, pinned: str | None) -> tuple[Manifest, list[str]]:

@@ -22,14 +22,22 @@ class Known:
     """
 
     write: Entry | None
+    newest_write: Entry | None
     adoption: Entry | None
     seal: Entry | None
 
     @classmethod
     def read(cls, seals: Seals, asset: str, partition: str | None, materialization: Materialization | None) -> Known:
         latest = seals.ledger.latest
-        write = latest(asset, partition, (WRITE,), run_id=materialization.run_id if materialization else None)
-        return cls(write or latest(asset, partition, (WRITE,)), latest(asset, partition, (ADOPTION,)), latest(asset, partition, (SEAL,)))
+        newest = latest(asset, partition, (WRITE,))
+        write = newest
+        if newest and materialization and newest.statement.predicate.get("run_id") != materialization.run_id:
+            write = latest(asset, partition, (WRITE,), run_id=materialization.run_id) or newest
+        return cls(write, newest, latest(asset, partition, (ADOPTION,)), latest(asset, partition, (SEAL,)))
+
+    def overtaken(self, reference: Entry) -> Entry | None:
+        """What a later run has written since, its materialization not yet recorded; None if nothing."""
+        return self.newest_write if self.newest_write is not None and self.newest_write.index > reference.index else None
 
     def reference(self, materialization: Materialization | None) -> Entry | None:
         """The statement that speaks for a materialization: what its writer sealed, else its adoption, else its first sight by a check."""

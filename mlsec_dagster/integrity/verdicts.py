@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mlsec_dagster.integrity.comparison import Difference
 from mlsec_dagster.integrity.manifest import Manifest
-from mlsec_dagster.integrity.statements import ADOPTION, SEAL
+from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE, Statement
 
 Policy = Literal["tracked", "append_only", "immutable"]
 POLICIES: tuple[Policy, ...] = ("tracked", "append_only", "immutable")
@@ -75,6 +75,13 @@ def when(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def speaks_for(statement: Statement, materialization: Materialization) -> bool:
+    """Whether a statement names the materialization it is about, and it is this one. An adoption names none: its time decides."""
+    if statement.predicate_type == SEAL:
+        return statement.predicate.get("storage_id") == materialization.storage_id
+    return statement.predicate_type == WRITE and statement.predicate.get("run_id") == materialization.run_id
+
+
 def stand(
     statement_type: str | None,
     predicate: Mapping[str, Any] | None,
@@ -122,8 +129,8 @@ def stand(
 def unsealed(subject: str, materialization: Materialization) -> str:
     """The sentence about a materialization that went past the guard."""
     return (
-        f"{subject} was materialized by run {materialization.run_id} at {when(materialization.timestamp)} without being sealed, as happens when "
-        f"the guard is switched off: find out why, then materialize it again, or trust it as it is with `mlsec adopt`."
+        f"{subject} was materialized by run {materialization.run_id} at {when(materialization.timestamp)} without being sealed, as "
+        f"happens when the guard is switched off: find out why, then materialize it again, or trust it as it is with `mlsec adopt`."
     )
 
 

@@ -159,7 +159,10 @@ class SealedIOManager(dg.IOManager):
             }
 
         value = storage.load(context, subjects, verify)
-        _READS.setdefault((context.step_context.run_id, context.step_context.step.key), []).extend(reads.values())
+        run_id = context.step_context.run_id
+        for other in [key for key in _READS if key[0] != run_id]:
+            del _READS[other]
+        _READS.setdefault((run_id, context.step_context.step.key), []).extend(reads.values())
         return value
 
     def _seals(self, step_context: Any) -> Seals:

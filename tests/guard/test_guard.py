@@ -10,6 +10,12 @@ import pytest
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.errors import ConfigurationError
+from mlsec_dagster.integrity.files import hash_path
+from mlsec_dagster.integrity.manifest import Manifest
+from mlsec_dagster.integrity.statements import WRITE
+from mlsec_dagster.integrity.tables import table_grid
+from mlsec_dagster.resources import open_store
+from mlsec_dagster.sealing import Seals, statement
 from tests.guard.projects import RAN, Project, flights, parquet_project
 
 DAYS = ["2013-01-01", "2013-01-02", "2013-01-03"]
@@ -316,3 +322,20 @@ def test_without_a_home_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     assert not result.success
     assert not (tmp_path / "raw.parquet").exists()
     assert "DAGSTER_HOME" in result.failure_message("raw")
+
+
+def test_a_check_that_a_later_run_overtakes_is_about_what_that_run_wrote(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """Two runs overlap: the second has written and sealed, and its materialization is not recorded yet, when the first is checked."""
+    project = parquet_project(tmp_path, instance, datasets=["raw"])
+    assert project.run("raw").success
+    entry = project.entries()[0]
+    flights(1000, seed=2).to_parquet(tmp_path / "raw.parquet")
+    seals = Seals(open_store(instance), instance)
+    written = Manifest(files=hash_path(tmp_path / "raw.parquet"), table=table_grid(tmp_path / "raw.parquet"))
+    predicate = {"run_id": "another", "io_manager": "ParquetIOManager", "location": entry.statement.predicate["location"]}
+    seals.append([statement(WRITE, "raw", None, written, predicate)], [written])
+
+    (evaluation,) = project.check("raw").get_asset_check_evaluations()
+
+    assert evaluation.passed
+    assert "Run another has written it since" in evaluation.metadata["to know"].value
