@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
     from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
     from mlsec_dagster.definitions import build_security_definitions
-    from mlsec_dagster.guard import Dataset, guard
+    from mlsec_dagster.guarding import Dataset, guard
     from mlsec_dagster.resources import SecurityStore, Signer
 
 _HOMES = {
-    "Dataset": "mlsec_dagster.guard",
+    "Dataset": "mlsec_dagster.guarding",
     "DatasetChecksComponent": "mlsec_dagster.components.dataset_checks.component",
     "SecurityStore": "mlsec_dagster.resources",
     "Signer": "mlsec_dagster.resources",
     "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
     "build_security_definitions": "mlsec_dagster.definitions",
-    "guard": "mlsec_dagster.guard",
+    "guard": "mlsec_dagster.guarding",
     "load_from_defs_folder": "mlsec_dagster.components.dataset_checks.component",
 }
 
@@ -43,7 +43,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `guard` is also the name of the module that holds it; setting the attribute makes the function win.
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.decorator_utils import has_at_least_one_parameter
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluation,
     AssetCheckEvaluationTargetMaterializationData,
@@ -18,7 +19,6 @@ from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.job_definition import default_job_io_manager
-from dagster._core.definitions.resource_definition import has_at_least_one_parameter
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import DagsterEventType
 from dagster._core.execution.build_resources import wrap_resource_for_execution
@@ -77,24 +77,21 @@ def with_resource_fn(definition: dg.ResourceDefinition, wrap: Callable[[Any], An
     Copying keeps everything else (configuration, nested resources, input and output schemas, what the UI shows) as it was.
     """
     original = definition.resource_fn
-    is_context_manager = _returns_context_manager(original)
 
     def call(init_context: Any) -> Any:
         return original(init_context) if has_at_least_one_parameter(original) else original()  # type: ignore[call-arg]
 
-    if is_context_manager:
+    @contextmanager
+    def managed(init_context: Any) -> Iterator[Any]:
+        produced = call(init_context)
+        manager = produced if hasattr(produced, "__enter__") else contextmanager(lambda: produced)()
+        with manager as value:
+            yield wrap(value)
 
-        @contextmanager
-        def resource_fn(init_context: Any) -> Iterator[Any]:
-            produced = call(init_context)
-            manager = produced if hasattr(produced, "__enter__") else contextmanager(lambda: produced)()
-            with manager as value:
-                yield wrap(value)
-    else:
+    def plain(init_context: Any) -> Any:
+        return wrap(call(init_context))
 
-        def resource_fn(init_context: Any) -> Any:
-            return wrap(call(init_context))
-
+    resource_fn = managed if _returns_context_manager(original) else plain
     resource_fn.__name__ = getattr(original, "__name__", "resource_fn")
     clone = copy.copy(definition)
     clone._resource_fn = resource_fn

@@ -56,10 +56,7 @@ class Known:
         """Digest of the manifest that an append-only or immutable subject is held against; None if there is none yet."""
         if policy == "tracked":
             return None
-        if policy == "immutable" and self.seal and self.seal.statement.predicate.get("first"):
-            return str(self.seal.statement.predicate["first"])
-        previous = self.previous(materialization)
-        return previous or (str(self.seal.statement.predicate["manifest"]) if policy == "immutable" and self._passed() else None)
+        return self.first(None) if policy == "immutable" else self.previous(materialization)
 
     def previous(self, materialization: Materialization | None) -> str | None:
         """Digest of the last accepted manifest of an earlier materialization."""
@@ -72,8 +69,8 @@ class Known:
         return None
 
     def first(self, accepted: str | None) -> str | None:
-        """Digest of the first manifest that was ever accepted."""
-        if self.seal and self.seal.statement.predicate.get("first"):
+        """Digest of the first manifest that was ever accepted; `accepted` if that is the one that is being sealed now."""
+        if self.seal is not None and self.seal.statement.predicate.get("first"):
             return str(self.seal.statement.predicate["first"])
         return str(self.adoption.statement.predicate["manifest"]) if self.adoption else accepted
 

@@ -90,7 +90,7 @@ class OpaqueStorage:
         if len(subjects) != 1 or not is_table(value):
             raise UnverifiableError(
                 f"{type(self._manager).__name__} does not say where it stores {context.asset_key.to_user_string()}, and a "
-                f"{type(value).__name__} cannot be verified by value: report a `path` in its output metadata, or build it on UPathIOManager."
+                f"{type(value).__name__} cannot be verified by value: report a `path` in its output metadata, or use UPathIOManager."
             )
         (partition,) = subjects
         verify(partition, Stored(Manifest(table=table_grid(value)), None, None))

@@ -94,15 +94,14 @@ class PathStorage:
             verify(partition, Stored(Manifest(files=entries), copied, str(path)))
             return copied
 
-        if inspect.iscoroutinefunction(original.load_from_path):
+        async def load_later(context: dg.InputContext, path: Any) -> Any:
+            return await self._read_copy(original, context, path, verified_copy(path))
 
-            async def load_from_path(context: dg.InputContext, path: Any) -> Any:
-                return await self._read_copy(original, context, path, verified_copy(path))
-        else:
+        def load_now(context: dg.InputContext, path: Any) -> Any:
+            return self._read_copy(original, context, path, verified_copy(path))
 
-            def load_from_path(context: dg.InputContext, path: Any) -> Any:
-                return self._read_copy(original, context, path, verified_copy(path))
-
+        # The base class asks of the function itself whether it is to be awaited.
+        load_from_path = load_later if inspect.iscoroutinefunction(original.load_from_path) else load_now
         if not _loads_path_by_path(original):
             return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
         return _redirected(self._manager, original, load_from_path).load_input(context)

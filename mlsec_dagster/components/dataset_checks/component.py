@@ -27,7 +27,7 @@ from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, validate_settings
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.guard import _require_known, _with_guarded_io_managers
+from mlsec_dagster.guarding import _require_known, _with_guarded_io_managers
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals

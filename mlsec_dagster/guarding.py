@@ -1,0 +1,223 @@
+"""All of it, put on an existing project in one call.
+
+    import mlsec_dagster as mlsec
+
+    defs = mlsec.guard(existing_defs, datasets=["raw_flights", "training_set"])
+
+From then on every materialization of these assets is sealed when it is written, checked by a blocking `dataset_hash` check, and verified
+again before anything reads it. The rest of the project stays as it was: jobs grow by the checks and nothing else.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import dagster as dg
+
+from mlsec_dagster import _compat
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
+from mlsec_dagster.errors import ConfigurationError
+from mlsec_dagster.integrity.verdicts import Policy
+from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, wrap, wrap_all
+from mlsec_dagster.resources import SecurityStore, Signer, open_store
+from mlsec_dagster.sealing import Seals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One guarded asset with settings of its own; what is left out is taken from `guard`.
+
+    Attributes:
+        key: The asset.
+        policy: `tracked`, `append_only` or `immutable`.
+        pinned: For `immutable`: a digest (`sha256:…`), or the path of a SHA256SUMS file.
+        label: Column that a model is to predict.
+        time: Column that holds the time of a row.
+        ignore: Columns that may change freely from one materialization to the next; their bytes are sealed all the same.
+        sensitive: Columns whose values must not be shown.
+    """
+
+    key: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset
+    policy: Policy | None = None
+    pinned: str | None = None
+    label: str | None = None
+    time: str | None = None
+    ignore: Sequence[str] | None = None
+    sensitive: Sequence[str] | None = None
+
+
+def guard(
+    defs: dg.Definitions,
+    *,
+    datasets: Sequence[dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset | Dataset],
+    policy: Policy = "tracked",
+    label: str | None = None,
+    time: str | None = None,
+    ignore: Sequence[str] = (),
+    sensitive: Sequence[str] = (),
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    blocking: bool = True,
+    resolver: Resolver | None = None,
+    store: SecurityStore | None = None,
+    signer: Signer | None = None,
+) -> dg.Definitions:
+    """Returns the same definitions with these assets guarded.
+
+    Args:
+        defs: The project's definitions.
+        datasets: The assets to guard: keys or definitions, or a `Dataset` for one with settings of its own.
+        policy: `tracked` (content may change, but only by a materialization), `append_only` (earlier rows never change) or `immutable`.
+        label: Column that a model is to predict, in every dataset that does not name its own.
+        time: Column that holds the time of a row.
+        ignore: Columns that may change freely.
+        sensitive: Columns whose values must not be shown.
+        severity: The severity of a failed check. Defaults to ERROR.
+        blocking: Whether a failed check blocks downstream assets in the same run. Defaults to True.
+        resolver: Says where assets lie that write for themselves and do not report it.
+        store: Where the ledger is. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
+        signer: What signs. Default: an Ed25519 key file under `$DAGSTER_HOME/mlsec/keys/`.
+
+    Returns:
+        dg.Definitions: With one `dataset_hash` check per dataset, and every IO manager wrapped.
+
+    Raises:
+        ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, or a dataset given twice.
+    """
+    declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
+    keyed = [(key, dataset) for dataset in declared for key in _compat.assets_to_keys([dataset.key])]
+    known = _assets_by_key(defs)
+    _require_known([key for key, _ in keyed], known)
+
+    checks: list[dg.AssetChecksDefinition] = []
+    for key, dataset in keyed:
+        settings = HashCheckSettings(
+            policy=dataset.policy or policy,
+            pinned=dataset.pinned,
+            severity=severity,
+            blocking=blocking,
+            resolver=resolver,
+            columns={
+                "label": [column for column in (dataset.label or label,) if column],
+                "time": [column for column in (dataset.time or time,) if column],
+                "ignore": list(ignore if dataset.ignore is None else dataset.ignore),
+                "sensitive": list(sensitive if dataset.sensitive is None else dataset.sensitive),
+            },
+            store=store,
+            signer=signer,
+        )
+        validate_settings(settings)
+        checks.append(build_dataset_hash_check(key, known[key], settings))
+
+    def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
+        return Seals(open_store(instance, store, signer, executor=executor), instance)
+
+    guarded = {key: is_external(known[key]) for key, _ in keyed}
+    return _with_guarded_io_managers(defs, guarded, open_seals, checks)
+
+
+def _assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset]:
+    graph = defs.resolve_asset_graph()
+    found: dict[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset] = {}
+    for assets_def in graph.assets_defs:
+        for key in assets_def.keys:
+            found[key] = assets_def
+    return found
+
+
+def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]) -> None:
+    if not keys:
+        raise ConfigurationError("guard() was given no datasets: name at least one asset, e.g. datasets=['training_set'].")
+    names = [key.to_user_string() for key in known]
+    for key in keys:
+        if key not in known:
+            near = get_close_matches(key.to_user_string(), names, n=1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else " The project defines no assets."
+            raise ConfigurationError(
+                f"There is no asset {key.to_user_string()!r} in these definitions, so guarding it would guard nothing.{hint}"
+            )
+    repeated = sorted({key.to_user_string() for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ConfigurationError(f"These datasets are given twice: {', '.join(repeated)}. Name each one once.")
+
+
+def _with_guarded_io_managers(
+    defs: dg.Definitions, guarded: Guarded, open_seals: OpenSeals, checks: Sequence[dg.AssetChecksDefinition]
+) -> dg.Definitions:
+    """The definitions with every IO manager wrapped, wherever it is bound: on the project, on an asset, on a job.
+
+    All are wrapped, not only those of guarded assets, because any IO manager or input manager may be the one that reads a guarded asset.
+    """
+    resources = dict(defs.resources or {})
+    resources.setdefault("io_manager", _compat.default_job_io_manager)
+    wrapped_resources = wrap_all(resources, guarded, open_seals)
+    wrapped_definitions: dict[int, dg.ResourceDefinition] = {}
+
+    def wrapped_defs(bound: Mapping[str, dg.ResourceDefinition]) -> dict[str, dg.ResourceDefinition]:
+        result: dict[str, dg.ResourceDefinition] = {}
+        for name, definition in bound.items():
+            if _compat.io_manager_definition(definition) is None:
+                result[name] = definition
+            else:
+                # The same definition stays the same object, or Dagster would see two resources in conflict under one key.
+                wrapped_definitions.setdefault(id(definition), wrap(definition, guarded, open_seals))
+                result[name] = wrapped_definitions[id(definition)]
+        return result
+
+    for key, resource in resources.items():
+        definition = _compat.io_manager_definition(resource)
+        if definition is not None:
+            wrapped_definitions[id(definition)] = wrapped_resources[key]
+
+    def wrapped_asset(asset: Any) -> Any:
+        if isinstance(asset, dg.AssetsDefinition) and asset.resource_defs:
+            return _compat.with_resource_defs(asset, wrapped_defs(asset.resource_defs))
+        return asset
+
+    jobs_by_id: dict[int, Any] = {}
+
+    def wrapped_job(job: Any) -> Any:
+        if not isinstance(job, dg.JobDefinition):
+            return job
+        if id(job) not in jobs_by_id:
+            bound = {
+                name: definition
+                for name, definition in job.resource_defs.items()
+                if not (name == "io_manager" and definition is _compat.default_job_io_manager)
+            }
+            changed = wrapped_defs(bound)
+            same = all(changed[name] is bound[name] for name in bound)
+            jobs_by_id[id(job)] = job if same else job.with_top_level_resources({**job.resource_defs, **changed})
+        return jobs_by_id[id(job)]
+
+    return dg.Definitions(
+        assets=_each(defs.assets, wrapped_asset),
+        schedules=_each(defs.schedules, lambda schedule: _with_job(schedule, wrapped_job)),
+        sensors=_each(defs.sensors, lambda sensor: _with_jobs(sensor, wrapped_job)),
+        jobs=_each(defs.jobs, wrapped_job),
+        resources=wrapped_resources,
+        executor=defs.executor,
+        loggers=defs.loggers,
+        asset_checks=[*_each(defs.asset_checks, wrapped_asset), *checks],
+        metadata=defs.metadata,
+        component_tree=defs.component_tree,
+    )
+
+
+def _each(items: Iterable[Any] | None, change: Any) -> list[Any]:
+    return [change(item) for item in items or []]
+
+
+def _with_job(schedule: Any, wrapped_job: Any) -> Any:
+    if isinstance(schedule, dg.ScheduleDefinition) and schedule.target.has_job_def:
+        job = wrapped_job(schedule.job)
+        return schedule if job is schedule.job else schedule.with_updated_job(job)
+    return schedule
+
+
+def _with_jobs(sensor: Any, wrapped_job: Any) -> Any:
+    if any(target.has_job_def for target in sensor.targets):
+        jobs = [wrapped_job(job) for job in sensor.jobs]
+        if any(new is not old for new, old in zip(jobs, sensor.jobs, strict=True)):
+            return sensor.with_updated_jobs(jobs)
+    return sensor
