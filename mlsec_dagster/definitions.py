@@ -23,7 +23,7 @@ import dagster as dg
 from mlsec_dagster.asset_checks.at_rest import build_at_rest_check
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, validate_settings
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.guard import Dataset
+from mlsec_dagster.guarding import Dataset
 from mlsec_dagster.integrity.keys import load_or_create_key_file
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer
