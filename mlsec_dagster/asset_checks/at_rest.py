@@ -171,7 +171,7 @@ def _together(
         asset_key=evaluation.asset_key,
         check_name=evaluation.check_name,
         passed=evaluation.passed,
-        severity=dg.AssetCheckSeverity.WARN if only_waiting else examination.settings.severity,
+        severity=dg.AssetCheckSeverity.WARN if only_waiting and not passed else examination.settings.severity,
         description=evaluation.description,
         metadata={**evaluation.metadata, "partitions": _table(ranked, plan.total)},
         target_materialization_data=evaluation.target_materialization_data,

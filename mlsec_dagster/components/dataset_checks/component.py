@@ -24,7 +24,7 @@ from dagster.components.core.decl import ComponentDecl
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, validate_settings
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.guarding import _require_known, _with_guarded_io_managers
@@ -73,7 +73,9 @@ class SignerAttributes(Attributes):
     """What signs statements and checkpoints."""
 
     uri: str | None = Field(None, description="securesystemslib signer URI. Default: a key file at $DAGSTER_HOME/mlsec/keys/mlsec.pem.")
+    public_key: str | None = Field(None, description="Path of the public key (PEM). Needed for every uri but a key file's.")
     checkpoints_uri: str | None = Field(None, description="A key of its own for checkpoints.")
+    checkpoints_public_key: str | None = Field(None, description="Path of that key's public half (PEM).")
 
 
 @dg.scaffold_with(DatasetChecksScaffolder)
@@ -164,10 +166,10 @@ class DatasetChecksComponent(dg.Component, Attributes):
         """The assets that it guards, in the order in which they are declared."""
         return [dg.AssetKey.from_user_string(dataset.key) for dataset in self.datasets]
 
-    def security_store(self) -> SecurityStore | None:
+    def own_store(self) -> SecurityStore | None:
         return SecurityStore(**self.store.model_dump()) if self.store else None
 
-    def security_signer(self) -> Signer | None:
+    def own_signer(self) -> Signer | None:
         return Signer(**self.signer.model_dump()) if self.signer else None
 
     def _settings(self, dataset: DatasetAttributes, resolver: Resolver | None) -> HashCheckSettings:
@@ -184,8 +186,8 @@ class DatasetChecksComponent(dg.Component, Attributes):
                 "ignore": self.ignore if dataset.ignore is None else dataset.ignore,
                 "sensitive": self.sensitive if dataset.sensitive is None else dataset.sensitive,
             },
-            store=self.security_store(),
-            signer=self.security_signer(),
+            store=self.own_store(),
+            signer=self.own_signer(),
         )
 
     def _resolver(self) -> Resolver | None:
@@ -241,12 +243,13 @@ def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
             "The DatasetChecksComponents of this project name different stores or signers; whoever reads a dataset would not know in which "
             "ledger to look: give all of them the same `store` and `signer`."
         )
-    store, signer = first.security_store(), first.security_signer()
+    store, signer = first.own_store(), first.own_signer()
 
     def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
 
-    guarded = frozenset(key for component in components for key in component.keys())
+    known = _compat.assets_by_key(defs)
+    guarded = {key: is_external(known[key]) for component in components for key in component.keys()}
     return _with_guarded_io_managers(defs, guarded, open_seals, [])
 
 
