@@ -103,7 +103,7 @@ def _from_crypto(key: "PublicKeyTypes", spki: bytes) -> PublicKey:
     if isinstance(key, Ed25519PublicKey):
         return PublicKey(fingerprint_of(spki), spki, "ed25519", key.public_bytes_raw(), key.verify)
 
-    from securesystemslib.signer import Signature, SSlibKey
+    from securesystemslib.signer import Signature, SSlibKey  # pyright: ignore[reportPrivateImportUsage]
 
     # The scheme follows from the key alone, so that nobody can choose a weaker one by editing the store.
     known = SSlibKey.from_crypto(key)
@@ -219,7 +219,7 @@ def create_key_file(path: str | os.PathLike[str]) -> SigningKey:
                 os.fsync(file.fileno())
             os.link(beside, target)
         finally:
-            os.unlink(beside)
+            beside.unlink()
     except FileExistsError:
         raise
     except OSError as error:
@@ -253,7 +253,8 @@ def _read_private_pem(path: Path) -> bytes:
             mode = stat.S_IMODE(status.st_mode)
             if mode & 0o077:
                 raise SigningKeyError(
-                    f"The signing key {path} can be used by other accounts (mode {mode:04o}, expected 0600). Anyone of them may have copied it: "
+                    f"The signing key {path} can be used by other accounts (mode {mode:04o}, expected 0600). "
+                    "Anyone of them may have copied it: "
                     f"make a new key with `mlsec keys rotate`, or run `chmod 600 {path}` if you are sure."
                 )
             return file.read(1 << 20)
@@ -300,7 +301,7 @@ def load_key_uri(uri: str, *, public_key: bytes | str | None = None) -> SigningK
         SigningKeyError: The URI is unknown, the key cannot be reached, or the public key is missing or another one.
     """
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signer, SSlibKey
+    from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signer, SSlibKey  # pyright: ignore[reportPrivateImportUsage]
 
     scheme, _, place = uri.partition(":")
     if scheme not in SIGNER_FOR_URI_SCHEME:

@@ -7,9 +7,9 @@ whatever the store shows it later.
 import os
 import threading
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from mlsec_dagster.errors import LedgerError
 from mlsec_dagster.integrity.checkpoints import Checkpoint, parse_checkpoint, signed_by
@@ -18,6 +18,7 @@ from mlsec_dagster.integrity.keys import CHECKPOINTS, PublicKey
 from mlsec_dagster.integrity.merkle import (
     EMPTY_ROOT,
     Frontier,
+    NodeReader,
     consistency_proof,
     inclusion_proof,
     inclusion_rows,
@@ -32,11 +33,8 @@ from mlsec_dagster.integrity.trust import KeyBook, SignedKeyChange, Trust, reada
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-CHUNK: Final = 500
 HINT: Final = "Run `mlsec verify` to see what was done to the ledger; restore it from a backup."
 _MAX_MANIFEST: Final = 1 << 30
-
-_Item = TypeVar("_Item")
 
 
 class Knowledge:
@@ -72,16 +70,15 @@ class Knowledge:
         Raises:
             LedgerError: Not signed by a trusted key, of another ledger, or smaller than or different from what was seen.
         """
-        from sqlalchemy import select
-
-        from mlsec_dagster.storage.tables import checkpoints, entries
+        from mlsec_dagster.storage.queries import NEWEST_CHECKPOINT
+        from mlsec_dagster.storage.tables import entries
 
         with self.lock():
-            row = connection.execute(select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)).one_or_none()
+            row = connection.execute(NEWEST_CHECKPOINT).one_or_none()
             if row is None:
                 if self.head is not None:
                     raise LedgerError(f"The ledger had {self.head.size} entries and is empty now: it was rolled back. {HINT}")
-                if connection.execute(select(entries.c.position).limit(1)).one_or_none() is not None:
+                if connection.execute(entries.select().limit(1)).one_or_none() is not None:
                     raise LedgerError(f"The ledger has entries but no checkpoint: its checkpoints were removed. {HINT}")
                 return None
             if self.head is not None and row.note == self.head.note:
@@ -104,7 +101,7 @@ class Knowledge:
             return
         if head.size < self.head.size:
             raise LedgerError(f"The ledger had {self.head.size} entries and has {head.size} now: it was rolled back. {HINT}")
-        proof = consistency_proof(self.head.size, head.size, lambda indexes: read_nodes(connection, indexes))
+        proof = consistency_proof(self.head.size, head.size, node_reader(connection))
         if not verify_consistency(self.head.size, head.size, proof, self.head.root, head.root):
             raise LedgerError(f"The ledger of {head.size} entries does not contain the {self.head.size} seen before: it was forked. {HINT}")
 
@@ -118,15 +115,14 @@ class Knowledge:
 
     def _load_changes(self, connection: "Connection", head: Checkpoint) -> tuple[SignedKeyChange, ...]:
         """The changes of keys up to `head`; what a keys statement says counts only if the tree holds it."""
-        from sqlalchemy import func, select
-
+        from mlsec_dagster.storage.queries import LAST_OF_ASSET
         from mlsec_dagster.storage.tables import entries
 
-        mine = (entries.c.asset == KEYS_ASSET, entries.c.position < head.size)
-        end = connection.execute(select(func.max(entries.c.position)).where(*mine)).scalar()
+        end = connection.execute(LAST_OF_ASSET, {"asset": KEYS_ASSET, "before": head.size}).scalar()
         if end == (self._changes[-1].index if self._changes else None):
             return self._changes
-        rows: Sequence[Row] = connection.execute(select(entries).where(*mine).order_by(entries.c.position)).all()  # pyright: ignore[reportAssignmentType]
+        query = entries.select().where(entries.c.asset == KEYS_ASSET, entries.c.position < head.size)
+        rows: Sequence[Row] = connection.execute(query.order_by(entries.c.position)).all()  # pyright: ignore[reportAssignmentType]
         keys = self.public_keys(connection, {str(row.key) for row in rows})
         self._require_included(connection, head, rows)
         changes: list[SignedKeyChange] = []
@@ -147,7 +143,7 @@ class Knowledge:
         size, root = (head.size, head.root) if head else (0, EMPTY_ROOT)
         if self._edge.size == size and self._edge.root() == root:
             return self._edge.copy()
-        edge = load_frontier(size, lambda indexes: read_nodes(connection, indexes))
+        edge = load_frontier(size, node_reader(connection))
         if edge.root() != root:
             raise LedgerError(
                 f"The stored tree of {size} entries has another root than its signed checkpoint: entries were altered. {HINT}"
@@ -166,15 +162,19 @@ class Knowledge:
             self._keys.update(readable_keys({row.fingerprint: row.spki for row in found}))
         return {name: self._keys[name] for name in wanted if name in self._keys}
 
-    def entries(self, connection: "Connection", head: Checkpoint, positions: Sequence[int]) -> list[Entry]:
-        """The entries at these places, in order, authenticated against `head`."""
-        from sqlalchemy import select
+    def entries(self, connection: "Connection", head: Checkpoint, positions: Iterable[int]) -> list[Entry]:
+        """The entries at these places, in order, authenticated against `head`.
 
-        from mlsec_dagster.storage.tables import entries
+        Raises:
+            LedgerError: One of them is missing or not what was signed.
+        """
+        from mlsec_dagster.storage.queries import ROWS_PER_QUERY, read_entries
 
         found: list[Entry] = []
-        for some in chunks(sorted(positions)):
-            rows: Sequence[Row] = connection.execute(select(entries).where(entries.c.position.in_(some)).order_by(entries.c.position)).all()  # pyright: ignore[reportAssignmentType]
+        wanted = sorted(positions)
+        for start in range(0, len(wanted), ROWS_PER_QUERY):
+            some = wanted[start : start + ROWS_PER_QUERY]
+            rows: Sequence[Row] = read_entries(connection, some)
             missing = set(some) - {row.position for row in rows}
             if missing:
                 raise LedgerError(f"Entry {min(missing)} is missing: it was removed. {HINT}")
@@ -188,35 +188,28 @@ class Knowledge:
         return found
 
     def _require_included(self, connection: "Connection", head: Checkpoint, rows: Sequence[Row]) -> None:
-        nodes = read_nodes(connection, {index for row in rows for index in inclusion_rows(row.position, head.size)})
+        nodes = node_reader(connection)({index for row in rows for index in inclusion_rows(row.position, head.size)})
         for row in rows:
             data = leaf_data(row)
             proof = inclusion_proof(row.position, head.size, lambda indexes: {index: nodes[index] for index in indexes if index in nodes})
             if data is None or not verify_inclusion(leaf_hash(data), row.position, head.size, proof, head.root):
                 raise LedgerError(
-                    f"Entry {row.position} is not part of the signed checkpoint of size {head.size}: it or its neighbours were altered. {HINT}"
+                    f"Entry {row.position} is not part of the signed checkpoint of size {head.size}: "
+                    f"it or its neighbours were altered. {HINT}"
                 )
 
-    def remember(
-        self, head: Checkpoint, edge: Frontier, publics: Mapping[str, PublicKey], changes: Sequence[SignedKeyChange]
-    ) -> None:
+    def remember(self, head: Checkpoint, edge: Frontier, publics: Mapping[str, PublicKey], changes: Sequence[SignedKeyChange]) -> None:
         """Take over what this process itself has just committed."""
         self.book = self.book_with(changes)
         self.head, self._edge, self._changes = head, edge, (*self._changes, *changes)
         self._keys.update(publics)
 
 
-def read_nodes(connection: "Connection", indexes: Collection[int]) -> Mapping[int, bytes]:
-    """Stored subtree hashes of entries; what is missing or no bytes is left out."""
-    from sqlalchemy import select
+def node_reader(connection: "Connection") -> NodeReader:
+    """Reads the stored hashes that proofs are made of."""
+    from mlsec_dagster.storage.queries import read_nodes
 
-    from mlsec_dagster.storage.tables import entries
-
-    found: dict[int, bytes] = {}
-    for some in chunks(sorted(indexes)):
-        rows = connection.execute(select(entries.c.position, entries.c.nodes).where(entries.c.position.in_(some)))
-        found.update((row.position, row.nodes) for row in rows if isinstance(row.nodes, bytes))
-    return found
+    return lambda indexes: read_nodes(connection, indexes)
 
 
 def read_manifest(connection: "Connection", digest: str) -> bytes:
@@ -239,9 +232,3 @@ def read_manifest(connection: "Connection", digest: str) -> bytes:
     if not good:
         raise LedgerError(f"The manifest {digest} is not what its address says: it was altered. {HINT}")
     return content
-
-
-def chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    """Pieces small enough for one query."""
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]

@@ -21,7 +21,7 @@ from mlsec_dagster.integrity import exports, witnessing
 from mlsec_dagster.integrity.checkpoints import Checkpoint, sign_checkpoint
 from mlsec_dagster.integrity.entries import Entry, Receipt, Row, envelope_bytes, pae
 from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, SigningKey, public_key, role_for
-from mlsec_dagster.integrity.knowledge import CHUNK, HINT, Knowledge, read_manifest, read_nodes
+from mlsec_dagster.integrity.knowledge import HINT, Knowledge, node_reader, read_manifest
 from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, load_frontier
 from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement, sealed_payload
 from mlsec_dagster.integrity.trust import KeyBook, KeyChange, SignedKeyChange, Trust
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlsec_dagster.storage.database import Database
 
+_ROWS: Final = 500
 _REMEMBERED_SUBJECTS: Final = 10_000
 
 Subject = tuple[str, str | None]
@@ -154,7 +155,7 @@ class Ledger:
         chosen: Sequence[tuple[Statement, SigningKey]],
         ring: KeyRing,
     ) -> tuple[Receipt, dict[Subject, int | None]]:
-        from mlsec_dagster.storage.database import insert_rows
+        from mlsec_dagster.storage.queries import insert_rows
         from mlsec_dagster.storage.tables import checkpoints, entries
 
         origin = head.origin if head else self.trust.origin or f"mlsec-dagster/{secrets.token_hex(16)}"
@@ -171,7 +172,7 @@ class Ledger:
             nodes = frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature)))
             rows.append((index, asset, partition, kind, statement.run_id, previous, fingerprint, payload, signature, nodes))
             sealed.append(Entry(index, statement, fingerprint, now, previous, size))
-            if len(rows) == CHUNK:
+            if len(rows) == _ROWS:
                 insert_rows(connection, entries, rows)
                 rows = []
         if rows:
@@ -185,9 +186,7 @@ class Ledger:
             raise SigningKeyError(f"The ledger in {self.database.name} is open for reading only; appending needs a signing key.")
         return self.signer
 
-    def _require_trust(
-        self, chosen: Sequence[tuple[Statement, SigningKey]], ring: KeyRing, start: int
-    ) -> tuple[SignedKeyChange, ...]:
+    def _require_trust(self, chosen: Sequence[tuple[Statement, SigningKey]], ring: KeyRing, start: int) -> tuple[SignedKeyChange, ...]:
         """Refuse to write what no reader would accept. Returns the changes of keys among the statements."""
         changes = tuple(
             SignedKeyChange(index, key.fingerprint, KeyChange.from_statement(statement))
@@ -208,7 +207,7 @@ class Ledger:
 
     def _previous(self, connection: "Connection", subjects: Collection[Subject], size: int) -> dict[Subject, int | None]:
         """Newest entry about each subject. A wrong answer by an edited store is found by `verify_ledger`."""
-        from mlsec_dagster.storage.database import newest_positions
+        from mlsec_dagster.storage.queries import newest_positions
 
         known = {subject: self._last[subject] for subject in subjects if subject in self._last}
         unknown = [subject for subject in subjects if subject not in known]
@@ -216,7 +215,7 @@ class Ledger:
 
     def _store_contents(self, connection: "Connection", publics: Mapping[str, PublicKey], manifests: Iterable[bytes]) -> None:
         from mlsec_dagster.integrity.digests import hash_bytes
-        from mlsec_dagster.storage.database import put
+        from mlsec_dagster.storage.queries import put
         from mlsec_dagster.storage.tables import manifests as manifest_table
         from mlsec_dagster.storage.tables import public_keys
 
@@ -245,7 +244,7 @@ class Ledger:
             LedgerError: The entry or the checkpoint is not what was signed.
             StoreError: The store cannot be read.
         """
-        from mlsec_dagster.storage.database import newest_positions
+        from mlsec_dagster.storage.queries import newest_positions
 
         with self.database.read() as connection:
             head = self._known.refresh(connection)
@@ -256,7 +255,7 @@ class Ledger:
 
     def latest_by_partition(self, asset: str, partitions: Collection[str | None], types: Collection[str]) -> dict[str | None, Entry]:
         """The newest entry of each partition that has one; as `latest`, for many partitions with few queries."""
-        from mlsec_dagster.storage.database import newest_positions
+        from mlsec_dagster.storage.queries import newest_positions
 
         with self.database.read() as connection:
             head = self._known.refresh(connection)
@@ -265,7 +264,7 @@ class Ledger:
             found = newest_positions(connection, [(asset, partition) for partition in partitions], before=head.size, types=types)
             return {entry.statement.partition: entry for entry in self._known.entries(connection, head, list(found.values()))}
 
-    def history(self, asset: str, partition: str | None | EveryPartition = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
+    def history(self, asset: str, partition: str | EveryPartition | None = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
         """All entries about an asset, oldest first, each authenticated as by `latest`.
 
         Every statement names the one before it about its subject, so an entry hidden in the middle is noticed.
@@ -287,17 +286,18 @@ class Ledger:
                 query = select(entries.c.position).where(entries.c.asset == asset, entries.c.position > end, entries.c.position < head.size)
                 if not isinstance(partition, EveryPartition):
                     query = query.where(entries.c.partition.is_(None) if partition is None else entries.c.partition == partition)
-                positions = list(connection.execute(query.order_by(entries.c.position).limit(CHUNK)).scalars())
+                positions = list(connection.execute(query.order_by(entries.c.position).limit(_ROWS)).scalars())
                 found = self._known.entries(connection, head, positions)
             for entry in found:
                 if entry.previous != before.get(entry.statement.partition):
                     raise LedgerError(
-                        f"Entry {entry.previous} about {asset!r} is missing from its history: its row was removed or its index changed. {HINT}"
+                        f"Entry {entry.previous} about {asset!r} is missing from its history: "
+                        f"its row was removed or its index changed. {HINT}"
                     )
                 before[entry.statement.partition] = end = entry.index
                 if types is None or entry.statement.predicate_type in types:
                     yield entry
-            if len(found) < CHUNK:
+            if len(found) < _ROWS:
                 return
 
     def guarded_since(self, asset: str) -> float | None:
@@ -308,17 +308,13 @@ class Ledger:
         Raises:
             LedgerError: The first entry is not what was signed, or names one before it.
         """
-        from sqlalchemy import func, select
-
-        from mlsec_dagster.storage.tables import entries
+        from mlsec_dagster.storage.queries import FIRST_OF_ASSET
 
         with self.database.read() as connection:
             head = self._known.refresh(connection)
             if head is None:
                 return None
-            position = connection.execute(
-                select(func.min(entries.c.position)).where(entries.c.asset == asset, entries.c.position < head.size)
-            ).scalar()
+            position = connection.execute(FIRST_OF_ASSET, {"asset": asset, "before": head.size}).scalar()
             if position is None:
                 return None
             entry = self._known.entries(connection, head, [position])[0]
@@ -371,17 +367,17 @@ class Ledger:
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """RFC 9162 audit path of an entry in the tree of the first `size` entries."""
         with self.database.read() as connection:
-            return inclusion_proof(index, self._within(connection, size), lambda indexes: read_nodes(connection, indexes))
+            return inclusion_proof(index, self._within(connection, size), node_reader(connection))
 
     def consistency_proof(self, old: int, new: int) -> list[bytes]:
         """RFC 9162 proof that the first `old` entries are a prefix of the first `new`."""
         with self.database.read() as connection:
-            return consistency_proof(old, self._within(connection, new), lambda indexes: read_nodes(connection, indexes))
+            return consistency_proof(old, self._within(connection, new), node_reader(connection))
 
     def root_at(self, size: int) -> bytes:
         """Root over the first `size` entries, by the stored hashes; compare it with a signed one."""
         with self.database.read() as connection:
-            return load_frontier(self._within(connection, size), lambda indexes: read_nodes(connection, indexes)).root()
+            return load_frontier(self._within(connection, size), node_reader(connection)).root()
 
     def _within(self, connection: "Connection", size: int) -> int:
         head = self._known.refresh(connection)
@@ -419,10 +415,7 @@ class Ledger:
             wanted = or_(entries.c.position == index, entries.c.asset == KEYS_ASSET)
             query = select(entries).where(wanted, entries.c.position < head.size).order_by(entries.c.position)
             rows: Sequence[Row] = connection.execute(query).all()  # pyright: ignore[reportAssignmentType]
-            parts = {
-                row.position: exports.proven(row, inclusion_proof(row.position, head.size, lambda some: read_nodes(connection, some)))
-                for row in rows
-            }
+            parts = {row.position: exports.proven(row, inclusion_proof(row.position, head.size, node_reader(connection))) for row in rows}
             changes = [part for row in rows if row.asset == KEYS_ASSET for part in (parts[row.position],)]
             keys = self._known.public_keys(connection, {*self._known.book.keys, *(row.key for row in rows)})
         return exports.compose(head, parts[index], changes, keys)

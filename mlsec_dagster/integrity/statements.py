@@ -94,8 +94,8 @@ class _Subject(msgspec.Struct):
 
 
 class _InToto(msgspec.Struct):
-    _type: str
-    predicateType: str
+    type: str = msgspec.field(name="_type")
+    predicate_type: str = msgspec.field(name="predicateType")
     subject: list[_Subject]
     predicate: dict[str, Any] = {}
 
@@ -113,7 +113,8 @@ def _encode(statement: Statement, predicate: Mapping[str, Any]) -> bytes:
         )
     except (TypeError, ValueError, UnicodeError) as error:
         raise ConfigurationError(
-            f"The statement about {statement.asset!r} holds a value that JSON cannot carry ({error}); use text, numbers, lists and mappings only."
+            f"The statement about {statement.asset!r} holds a value that JSON cannot carry ({error}); "
+            "use text, numbers, lists and mappings only."
         ) from error
 
 
@@ -142,10 +143,10 @@ def read_payload(data: bytes) -> tuple[Statement, Position | None]:
         position = None if place is None else msgspec.convert(place, Position)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LedgerError(f"The payload is not an in-toto statement ({error}).") from error
-    if raw._type != STATEMENT_TYPE or len(raw.subject) != 1:  # pyright: ignore[reportPrivateUsage]
+    if raw.type != STATEMENT_TYPE or len(raw.subject) != 1:
         raise LedgerError(
-            f"The payload is not an in-toto Statement v1 about exactly one subject: type {raw._type!r}, {len(raw.subject)} subjects."
-        )  # pyright: ignore[reportPrivateUsage]
+            f"The payload is not an in-toto Statement v1 about exactly one subject: type {raw.type!r}, {len(raw.subject)} subjects."
+        )
     subject = raw.subject[0]
-    statement = Statement(subject.name, subject.annotations.get("partition"), raw.predicateType, subject.digest, raw.predicate)
+    statement = Statement(subject.name, subject.annotations.get("partition"), raw.predicate_type, subject.digest, raw.predicate)
     return statement, position

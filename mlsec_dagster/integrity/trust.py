@@ -155,7 +155,9 @@ class Trust:
     origin: str | None
 
     def __init__(self, pinned: Collection[str] | Mapping[str, Collection[str]], *, origin: str | None = None) -> None:
-        """Args:
+        """Pin keys.
+
+        Args:
             pinned: Fingerprints ("SHA256:<64 hexadecimal digits>"), trusted in all roles, or a mapping of fingerprint to roles.
             origin: First line of the ledger's checkpoints, if known.
 
@@ -164,7 +166,9 @@ class Trust:
         """
         if isinstance(pinned, str):
             pinned = {pinned}
-        given = pinned if isinstance(pinned, Mapping) else dict.fromkeys(pinned, ALL_ROLES)
+        given: dict[str, Collection[str]] = {}
+        for fingerprint in pinned:
+            given[fingerprint] = pinned[fingerprint] if isinstance(pinned, Mapping) else ALL_ROLES
         if not given:
             raise ConfigurationError(
                 "No key fingerprint is pinned, so nothing in the ledger could be trusted. Pin the one that `mlsec keys show` prints."
@@ -174,7 +178,8 @@ class Trust:
             name, _, digits = fingerprint.partition(":")
             if name != "SHA256" or len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
                 raise ConfigurationError(
-                    f"{fingerprint!r} is not a key fingerprint; expected SHA256: and 64 lower-case hexadecimal digits, as `mlsec keys show` prints it."
+                    f"{fingerprint!r} is not a key fingerprint; "
+                    "expected SHA256: and 64 lower-case hexadecimal digits, as `mlsec keys show` prints it."
                 )
             try:
                 checked[fingerprint] = frozenset(Role(role) for role in roles)

@@ -225,7 +225,8 @@ class _Pass:
             self._add(
                 self.edge.size,
                 "truncated",
-                f"The ledger ends before entry {self.edge.size}, but its newest checkpoint covers {self.size} entries: its end was cut off.",
+                f"The ledger ends before entry {self.edge.size}, but its newest checkpoint covers {self.size} entries: "
+                "its end was cut off.",
             )
 
     def _rows(self) -> Iterator[Sequence[Row]]:
@@ -305,10 +306,10 @@ class _Pass:
         """Every statement says where its transaction ends: there a checkpoint must be, and nowhere else."""
         size = self.edge.size
         while checkpoints.next is not None and checkpoints.next[0] < size:
-            misplaced, _ = checkpoints.take()
+            misplaced, _ = checkpoints.take(checkpoints.next)
             self._add(misplaced - 1, "inserted", f"There is a checkpoint of size {misplaced}, where none was signed.")
         if checkpoints.next is not None and checkpoints.next[0] == size:
-            self._checkpoint(*checkpoints.take())
+            self._checkpoint(*checkpoints.take(checkpoints.next))
         elif size == self.boundary:
             self._add(size - 1, "removed", f"The checkpoint of size {size}, with which a transaction ended, was removed.")
 
@@ -448,7 +449,10 @@ class _Pass:
         wrong = select(chain).where(chain.c.previous.is_distinct_from(chain.c.before)).order_by(chain.c.position).limit(1)
         row = self.connection.execute(wrong).one_or_none()
         if row is not None:
-            sentence = f"Entry {row.position} was signed as the successor of entry {row.previous} about its subject, but that is entry {row.before}: "
+            sentence = (
+                f"Entry {row.position} was signed as the successor of entry {row.previous} about its subject, "
+                f"but that is entry {row.before}: "
+            )
             self._add(row.position, "altered", sentence + "the index of the ledger was altered while it was written.")
 
     # --- the witness
@@ -524,14 +528,13 @@ class _Pass:
 
 
 class _Ahead:
-    """An iterator whose next item can be looked at."""
+    """An iterator whose next item can be looked at before it is taken."""
 
     def __init__(self, items: Iterator[tuple[int, str]]) -> None:
         self._items = items
         self.next = next(items, None)
 
-    def take(self) -> tuple[int, str]:
-        taken = self.next
-        assert taken is not None
+    def take(self, item: tuple[int, str]) -> tuple[int, str]:
+        """Go on behind `item`, which is `next`."""
         self.next = next(self._items, None)
-        return taken
+        return item

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +162,8 @@ class Witness:
             return error
         reason = re.sub(r"(?<=://)[^/@\s]*@", "***@", " ".join(f"{type(error).__name__}: {error}".split()))
         return StoreError(
-            f"The witness {self.name} cannot be {verb} ({reason}). The ledger is complete, but a rollback cannot be excluded until the witness is back."
+            f"The witness {self.name} cannot be {verb} ({reason}). "
+            "The ledger is complete, but a rollback cannot be excluded until the witness is back."
         )
 
 
@@ -176,10 +178,8 @@ def _write_once(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
+        with suppress(FileExistsError):
             os.link(beside, target)
-        except FileExistsError:
-            pass
     finally:
         beside.unlink(missing_ok=True)
 

@@ -93,7 +93,7 @@ def _due(ledger: "Ledger", interval: float) -> bool:
 
 
 def _remember(ledger: "Ledger") -> None:
-    from mlsec_dagster.storage.database import put
+    from mlsec_dagster.storage.queries import put
     from mlsec_dagster.storage.tables import notes
 
     with ledger.database.write() as connection:

@@ -12,24 +12,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import URL, Connection, Engine, Table, TextClause, create_engine, event, insert, inspect, make_url, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Connection, Engine, Text, column, create_engine, event, func, inspect, make_url, select, table, text
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from mlsec_dagster.errors import ConfigurationError, MissingExtraError, StoreError
-from mlsec_dagster.storage.tables import KNOWN_VERSIONS, SCHEMA_VERSION, VERSION_TABLE, entries
+from mlsec_dagster.storage.tables import KNOWN_VERSIONS, SCHEMA_VERSION, VERSION_TABLE
 
 WAIT_SECONDS: Final = 60
 """How long a writer waits for others before it gives up."""
-
-SUBJECTS_PER_QUERY: Final = 100
 
 _LOCK: Final = 0x6D6C736563  # "mlsec": the advisory lock of all writers of one PostgreSQL database.
 
@@ -98,7 +94,7 @@ class Database:
         return self._engine
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """A transaction that sees one state of the store throughout.
 
         Raises:
@@ -111,7 +107,7 @@ class Database:
                 yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Generator[Connection]:
         """The one write transaction: committed durably when the block ends, rolled back when it raises.
 
         Raises:
@@ -169,13 +165,15 @@ class Database:
         found = self._version()
         if found not in KNOWN_VERSIONS and found is not None:
             raise StoreError(
-                f"The store {self.name} was written by a newer version of mlsec-dagster (schema {found}; this version knows up to {SCHEMA_VERSION}). Upgrade mlsec-dagster."
+                f"The store {self.name} was written by a newer version of mlsec-dagster (schema {found}; "
+                f"this version knows up to {SCHEMA_VERSION}). Upgrade mlsec-dagster."
             )
         if found == SCHEMA_VERSION:
             return
         if self.read_only:
             raise StoreError(
-                f"The store {self.name} holds no ledger of this version (schema {found or 'none'}, expected {SCHEMA_VERSION}). Open it once for writing, which creates or migrates it."
+                f"The store {self.name} holds no ledger of this version (schema {found or 'none'}, "
+                f"expected {SCHEMA_VERSION}). Open it once for writing, which creates or migrates it."
             )
         self._migrate()
 
@@ -183,7 +181,7 @@ class Database:
         with self.read() as connection:
             if not inspect(connection).has_table(VERSION_TABLE):
                 return None
-            return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
+            return connection.execute(select(func.max(column("version_num", Text))).select_from(table(VERSION_TABLE))).scalar()
 
     def _migrate(self) -> None:
         from alembic import command
@@ -196,7 +194,7 @@ class Database:
             command.upgrade(config, "head")
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self) -> Generator[None]:
         try:
             yield
         except IntegrityError:
@@ -208,12 +206,21 @@ class Database:
         reason = " ".join(self._without_secrets(str(getattr(error, "orig", None) or error)).split())
         lowered = reason.lower()
         if "full" in lowered or "no space left" in lowered or "disk i/o" in lowered:
-            return f"The security store {self.name} cannot be written, its disk is full or failing ({reason}). Nothing was recorded and nothing was lost; make room and run again."
+            return (
+                f"The security store {self.name} cannot be written, its disk is full or failing ({reason}). "
+                "Nothing was recorded and nothing was lost; make room and run again."
+            )
         if "locked" in lowered or "lock timeout" in lowered:
-            return f"The security store {self.name} stayed locked by another writer for {WAIT_SECONDS} s ({reason}). Nothing was recorded; find the process that holds it and run again."
+            return (
+                f"The security store {self.name} stayed locked by another writer for {WAIT_SECONDS} s ({reason}). "
+                "Nothing was recorded; find the process that holds it and run again."
+            )
         if "not a database" in lowered or "malformed" in lowered:
             return f"The security store {self.name} is damaged ({reason}). Restore it from a backup, then run `mlsec verify`."
-        return f"The security store {self.name} cannot be used ({reason}). Nothing was recorded; check that it is there, reachable and writable, and run again."
+        return (
+            f"The security store {self.name} cannot be used ({reason}). "
+            "Nothing was recorded; check that it is there, reachable and writable, and run again."
+        )
 
     def _without_secrets(self, message: str) -> str:
         secrets = [self._url.password, *(value for name, value in self._url.query.items() if "pass" in name.lower())]
@@ -221,79 +228,6 @@ class Database:
             for form in {str(secret), quote(str(secret)), quote_plus(str(secret)), quote(str(secret), safe="")} if secret else ():
                 message = message.replace(form, "***")
         return message
-
-
-def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert many rows, each a tuple in the order of the table's columns.
-
-    Plain tuples to the driver: SQLAlchemy's own preparation of every row costs more than SQLite's insertion of it.
-    """
-    command = insert(table).compile(dialect=connection.dialect)
-    names = [column.name for column in table.columns]
-    if command.positional:
-        connection.exec_driver_sql(command.string, list(rows))
-    else:
-        connection.exec_driver_sql(command.string, [dict(zip(names, row, strict=True)) for row in rows])
-
-
-def newest_positions(
-    connection: Connection,
-    subjects: Iterable[tuple[str, str | None]],
-    *,
-    before: int,
-    types: Collection[str] | None = None,
-    run_id: str | None = None,
-) -> dict[tuple[str, str | None], int]:
-    """The largest position below `before` of each subject (asset, partition) that has one: one step through the index each.
-
-    Args:
-        connection: Where to look.
-        subjects: Assets with partition or None.
-        before: Size of the ledger that is looked at.
-        types: Only entries of these predicate types.
-        run_id: Only entries that name this run.
-    """
-    found: dict[tuple[str, str | None], int] = {}
-    kinds = None if types is None else sorted(types)
-    for nothing in (True, False):
-        chosen = [subject for subject in dict.fromkeys(subjects) if (subject[1] is None) is nothing]
-        for start in range(0, len(chosen), SUBJECTS_PER_QUERY):
-            some = chosen[start : start + SUBJECTS_PER_QUERY]
-            query = _newest_query(len(some), nothing, len(kinds) if kinds is not None else None, run_id is not None)
-            values: dict[str, Any] = {"before": before}
-            values |= {f"asset{i}": asset for i, (asset, _) in enumerate(some)}
-            if not nothing:
-                values |= {f"partition{i}": partition for i, (_, partition) in enumerate(some)}
-            if kinds is not None:
-                values |= {f"type{i}": kind for i, kind in enumerate(kinds)}
-            if run_id is not None:
-                values["run_id"] = run_id
-            found |= {some[i]: position for i, position in connection.execute(query, values) if position is not None}
-    return found
-
-
-@lru_cache(maxsize=64)
-def _newest_query(count: int, nothing: bool, types: int | None, run: bool) -> TextClause:
-    more = "" if types is None else f" AND type IN ({', '.join(f':type{i}' for i in range(types)) or 'NULL'})"
-    more += " AND run_id = :run_id" if run else ""
-    parts = (
-        f"SELECT {i}, (SELECT position FROM {entries.name} WHERE asset = :asset{i} AND partition {'IS NULL' if nothing else f'= :partition{i}'}"
-        f" AND position < :before{more} ORDER BY position DESC LIMIT 1)"
-        for i in range(count)
-    )
-    return text(" UNION ALL ".join(parts))
-
-
-def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, or replace those whose primary key is there already (a content address: then only a damaged row changes)."""
-    if not rows:
-        return
-    statement = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
-    keys = [column.name for column in table.primary_key]
-    statement = statement.on_conflict_do_update(
-        index_elements=keys, set_={name: statement.excluded[name] for name in rows[0] if name not in keys}
-    )
-    connection.execute(statement, list(rows))
 
 
 def _begin_sqlite(connection: Connection) -> None:

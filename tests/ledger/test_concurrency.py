@@ -21,7 +21,9 @@ def write_at_once(url: str, key: Path, processes: int, appends: int) -> None:
     create_key_file(key)
     command = [sys.executable, "-m", "tests.ledger.writer", url, str(key)]
     running = [
-        subprocess.Popen([*command, f"asset-{number}", str(appends)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, f"asset-{number}", str(appends)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         for number in range(processes)
     ]
     errors = [process.communicate()[1] for process in running]

@@ -84,7 +84,9 @@ def test_no_changed_document_says_anything_else(ledger: Ledger, trust: Trust, da
         place[path[-1]] = data.draw(st.sampled_from([old + 1, old - 1, None, True, "3", 3.0]))
     else:
         spot = data.draw(st.integers(0, len(old) - 1))
-        place[path[-1]] = data.draw(st.sampled_from([old[:spot] + "A" + old[spot + 1 :], old[:spot], "", None, base64.b64encode(b"x").decode()]))
+        place[path[-1]] = data.draw(
+            st.sampled_from([old[:spot] + "A" + old[spot + 1 :], old[:spot], "", None, base64.b64encode(b"x").decode()])
+        )
     if document == ledger.export(3):
         return
     try:

@@ -43,7 +43,9 @@ def test_an_existing_key_is_never_overwritten(tmp_path):
 
 def test_the_fingerprint_is_what_openssl_and_sha256sum_print(tmp_path):
     made = create_key_file(tmp_path / "k.pem")
-    der = subprocess.run(["openssl", "pkey", "-in", tmp_path / "k.pem", "-pubout", "-outform", "DER"], check=True, capture_output=True).stdout
+    der = subprocess.run(
+        ["openssl", "pkey", "-in", tmp_path / "k.pem", "-pubout", "-outform", "DER"], check=True, capture_output=True
+    ).stdout
     printed = subprocess.run(["sha256sum"], input=der, check=True, capture_output=True).stdout.decode().split()[0]
     assert made.fingerprint == f"SHA256:{printed}" == fingerprint_of(der)
 

@@ -61,7 +61,9 @@ def test_many_partitions_come_back_with_few_queries(ledger: Ledger):
 
 def test_the_history_of_an_asset_is_complete_and_in_order(ledger: Ledger):
     for run in range(3):
-        ledger.append([write("a", "1", f"{run}"), write("a", "2", f"{run}"), Statement("a", "1", SEAL, {}, {"verdict": "passed"}), write("b")])
+        ledger.append(
+            [write("a", "1", f"{run}"), write("a", "2", f"{run}"), Statement("a", "1", SEAL, {}, {"verdict": "passed"}), write("b")]
+        )
     assert [entry.index for entry in ledger.history("a")] == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert [entry.index for entry in ledger.history("a", "2")] == [1, 5, 9]
     assert [entry.index for entry in ledger.history("a", "1", {SEAL})] == [2, 6, 10]
@@ -82,7 +84,12 @@ def test_a_manifest_comes_back_by_its_address(ledger: Ledger):
         ledger.manifest(hash_bytes(b"another"))
 
 
-@given(asset=st.text(), partition=st.none() | st.text(), digests=st.dictionaries(st.text(), st.text()), predicate=st.dictionaries(st.text().filter(lambda name: name != "ledger"), JSON))
+@given(
+    asset=st.text(),
+    partition=st.none() | st.text(),
+    digests=st.dictionaries(st.text(), st.text()),
+    predicate=st.dictionaries(st.text().filter(lambda name: name != "ledger"), JSON),
+)
 def test_a_statement_survives_its_canonical_bytes(asset, partition, digests, predicate):
     try:
         statement = Statement(asset, partition, SEAL, digests, predicate)
@@ -200,7 +207,9 @@ def test_a_writer_never_signs_over_an_edited_store(opened, ledger: Ledger, file)
 def test_an_entry_that_was_slipped_in_behind_the_checkpoint_stops_the_writer(ledger: Ledger, file):
     ledger.append([write()])
     with behind_its_back(file) as database:
-        database.execute("INSERT INTO mlsec_entries SELECT 1, asset, partition, type, run_id, previous, key, payload, signature, nodes FROM mlsec_entries")
+        database.execute(
+            "INSERT INTO mlsec_entries SELECT 1, asset, partition, type, run_id, previous, key, payload, signature, nodes FROM mlsec_entries"
+        )
     with pytest.raises(LedgerError, match="inserted"):
         ledger.append([write()])
 
@@ -257,5 +266,7 @@ def test_the_predicate_is_kept_exactly(ledger: Ledger):
 
 
 def test_adoption_is_a_statement_like_others(ledger: Ledger):
-    ledger.append([Statement("a", "1", ADOPTION, {"blake3": "00"}, {"trusted_from": "2026-01-01", "reason": "first day", "adopted_by": "sam"})])
+    ledger.append(
+        [Statement("a", "1", ADOPTION, {"blake3": "00"}, {"trusted_from": "2026-01-01", "reason": "first day", "adopted_by": "sam"})]
+    )
     assert ledger.latest("a", "1", {WRITE, SEAL, ADOPTION}).statement.predicate["adopted_by"] == "sam"

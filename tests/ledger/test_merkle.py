@@ -10,7 +10,9 @@ from mlsec_dagster.errors import LedgerError
 from mlsec_dagster.integrity import merkle
 
 # Entries, roots and proofs of the reference implementation of Certificate Transparency.
-ENTRIES = [bytes.fromhex(text) for text in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")]
+ENTRIES = [
+    bytes.fromhex(text) for text in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")
+]
 ROOTS = [
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
     "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -90,7 +92,7 @@ def test_every_consistency_proof_of_every_small_tree_verifies_and_no_forged_pref
         for old in range(new + 1):
             proof = merkle.consistency_proof(old, new, stored.read)
             assert merkle.verify_consistency(old, new, proof, stored.roots[old], stored.roots[new])
-            if 0 < old:
+            if old > 0:
                 assert not merkle.verify_consistency(old, new, proof, b"\1" * 32, stored.roots[new])
             if 0 < old < new:
                 assert not merkle.verify_consistency(old, new, proof, stored.roots[old], b"\1" * 32)

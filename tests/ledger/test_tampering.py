@@ -132,9 +132,19 @@ def test_an_edited_column_is_found_at_its_entry(attack, index, column, rehashed,
         elif column == "previous":
             new = data.draw(st.sampled_from([None, 0, index, SIZE + 5]).filter(lambda new: new != old))
         else:
-            new = data.draw(st.sampled_from([None, "a", "b", "1", WRITE, SEAL, "x", KEYS_ASSET]).filter(lambda new: new != old and (new or column in ("partition", "run_id"))))
+            new = data.draw(
+                st.sampled_from([None, "a", "b", "1", WRITE, SEAL, "x", KEYS_ASSET]).filter(
+                    lambda new: new != old and (new or column in ("partition", "run_id"))
+                )
+            )
         rows[index] = changed(rows[index], **{column: new})
-        put_rows(database, rows, rehash=rehashed and column != "nodes" and all(isinstance(rows[index][i], kind) for i, kind in ((6, str), (7, bytes), (8, bytes))))
+        put_rows(
+            database,
+            rows,
+            rehash=rehashed
+            and column != "nodes"
+            and all(isinstance(rows[index][i], kind) for i, kind in ((6, str), (7, bytes), (8, bytes))),
+        )
 
     first = attack(change).first
     assert (first.index, first.kind) in {(index, "altered"), (index, "wrong key")}
@@ -253,7 +263,9 @@ def test_a_checkpoint_of_another_size_in_its_place_is_found(attack, size, other)
         return
 
     def change(database):
-        database.execute("UPDATE mlsec_checkpoints SET note = (SELECT note FROM mlsec_checkpoints WHERE size = ?) WHERE size = ?", (other, size))
+        database.execute(
+            "UPDATE mlsec_checkpoints SET note = (SELECT note FROM mlsec_checkpoints WHERE size = ?) WHERE size = ?", (other, size)
+        )
 
     first = attack(change).first
     assert first is not None
@@ -274,7 +286,9 @@ def test_an_edited_checkpoint_is_found(attack, size, data):
 
 
 def test_an_inserted_checkpoint_is_found(attack):
-    first = attack(lambda database: database.execute("INSERT INTO mlsec_checkpoints SELECT 2, note FROM mlsec_checkpoints WHERE size = 3")).first
+    first = attack(
+        lambda database: database.execute("INSERT INTO mlsec_checkpoints SELECT 2, note FROM mlsec_checkpoints WHERE size = 3")
+    ).first
     assert (first.index, first.kind) == (1, "altered")
 
 
@@ -306,7 +320,18 @@ def forge(ring: KeyRing, statement: Statement, origin: str, index: int, size: in
     """A row as the ledger would write it, under another key."""
     payload = sealed_payload(statement, Position(index, origin, None, 1.0, size))
     signature = ring.sealing.sign(pae(payload))
-    return (index, statement.asset, statement.partition, statement.predicate_type, statement.run_id, None, ring.fingerprint, payload, signature, b"")
+    return (
+        index,
+        statement.asset,
+        statement.partition,
+        statement.predicate_type,
+        statement.run_id,
+        None,
+        ring.fingerprint,
+        payload,
+        signature,
+        b"",
+    )
 
 
 def test_a_key_that_lets_itself_in_is_not_trusted(attack, prepared, thief):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mlsec_dagster.errors import ConfigurationError, LedgerError, StoreError
+from mlsec_dagster.errors import ConfigurationError, LedgerError
 from mlsec_dagster.integrity.verification import verify_ledger
 from mlsec_dagster.integrity.witness import Witness
 from tests.ledger.material import behind_its_back, write
