@@ -18,10 +18,10 @@ from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
 )
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.definitions.job_definition import default_job_io_manager
+from dagster._core.definitions.job_definition import default_job_io_manager, default_job_io_manager_with_fs_io_manager_schema
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import DagsterEventType
-from dagster._core.execution.build_resources import wrap_resource_for_execution
+from dagster._core.execution.build_resources import wrap_resource_for_execution, wrap_resources_for_execution
 from dagster._core.execution.plan.utils import build_resources_for_manager as _build_resources_for_manager
 from dagster._core.storage.db_io_manager import DbIOManager
 from dagster._core.storage.input_manager import IInputManagerDefinition
@@ -41,6 +41,7 @@ __all__ = [
     "assets_by_key",
     "assets_to_keys",
     "default_job_io_manager",
+    "default_job_io_manager_with_fs_io_manager_schema",
     "disable_dagster_warnings",
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
@@ -49,6 +50,7 @@ __all__ = [
     "materializations_by_storage_id",
     "materialized_partitions",
     "resource_config",
+    "resource_definitions",
     "resources_for",
     "set_data_version",
     "table_slice",
@@ -69,6 +71,11 @@ def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
     """The definition behind a resource if it can load inputs or handle outputs, else None (the resource is something else)."""
     definition = wrap_resource_for_execution(resource)
     return definition if isinstance(definition, IInputManagerDefinition) else None
+
+
+def resource_definitions(resources: Mapping[str, Any]) -> dict[str, dg.ResourceDefinition]:
+    """The definitions that Dagster makes of a project's resources."""
+    return dict(wrap_resources_for_execution(resources))
 
 
 def with_resource_fn(definition: dg.ResourceDefinition, wrap: Callable[[Any], Any]) -> dg.ResourceDefinition:

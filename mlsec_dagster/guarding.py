@@ -149,7 +149,8 @@ def _with_guarded_io_managers(
     All are wrapped, not only those of guarded assets, because any IO manager or input manager may be the one that reads a guarded asset.
     """
     resources = dict(defs.resources or {})
-    resources.setdefault("io_manager", _compat.default_job_io_manager)
+    # What Dagster itself binds to assets that have none, with the configuration that it takes.
+    resources.setdefault("io_manager", _compat.default_job_io_manager_with_fs_io_manager_schema)
     wrapped_resources = wrap_all(resources, guarded, open_seals)
     wrapped_definitions: dict[int, dg.ResourceDefinition] = {}
 
@@ -180,14 +181,15 @@ def _with_guarded_io_managers(
         if not isinstance(job, dg.JobDefinition):
             return job
         if id(job) not in jobs_by_id:
-            bound = {
-                name: definition
-                for name, definition in job.resource_defs.items()
-                if not (name == "io_manager" and definition is _compat.default_job_io_manager)
-            }
+            bound = dict(job.resource_defs)
+            if bound.get("io_manager") is _compat.default_job_io_manager and defs.resources and "io_manager" in defs.resources:
+                del bound["io_manager"]  # Dagster puts the project's own in its place
             changed = wrapped_defs(bound)
-            same = all(changed[name] is bound[name] for name in bound)
-            jobs_by_id[id(job)] = job if same else job.with_top_level_resources({**job.resource_defs, **changed})
+            if all(changed[name] is bound[name] for name in bound):
+                jobs_by_id[id(job)] = job
+            else:
+                missing = _compat.resource_definitions(wrapped_resources) if job.is_missing_required_resources() else {}
+                jobs_by_id[id(job)] = job.with_top_level_resources({**missing, **job.resource_defs, **changed})
         return jobs_by_id[id(job)]
 
     return dg.Definitions(
