@@ -12,18 +12,26 @@ from typing import Any
 import dagster as dg
 
 from mlsec_dagster.integrity.comparison import Difference
+from mlsec_dagster.integrity.files import FileEntry
 
 MAX_ROWS = 100
 """Rows shown of a table of changes; its title says how many there are in all."""
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+# What Markdown (CommonMark and GitHub's tables, strike-through and bare links) would read as more than text. An underscore
+# between letters is none of it, so that asset names stay readable where the text is shown as it is.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~!@#]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.")
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Text from data as text: no Markdown, no control or bidirectional characters, at most `limit` characters."""
-    visible = "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
-    shortened = visible if len(visible) <= limit else visible[: limit - 1] + "…"
-    return _MARKDOWN.sub(r"\\\1", shortened)
+    """Text from data as text: no Markdown, no links, no control or bidirectional characters, at most `limit` characters."""
+    shown = visible(text)
+    shortened = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], shortened)
+
+
+def visible(text: str) -> str:
+    """Text whose control, formatting and bidirectional characters are replaced by a sign that can be seen."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 def changes_table(difference: Difference) -> dg.TableMetadataValue:
@@ -47,8 +55,8 @@ def changes_table(difference: Difference) -> dg.TableMetadataValue:
                 "name": _cell(file.path or "(the file)"),
                 "rows": "",
                 "change": file.kind,
-                "sealed": _short(file.before),
-                "found": _short(file.after),
+                "sealed": _file(file.before),
+                "found": _file(file.after),
             }
         )
     schema = dg.TableSchema(
@@ -66,12 +74,11 @@ def changes_table(difference: Difference) -> dg.TableMetadataValue:
 
 def _cell(text: str) -> str:
     """A table cell is shown as text, so only invisible characters are a danger."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)[:200]
+    return visible(text)[:200]
 
 
-def _short(digest: Any) -> str:
-    text = str(digest or "")
-    return text if len(text) <= 24 else text[:24] + "…"
+def _file(entry: FileEntry | None) -> str:
+    return "" if entry is None else f"{entry.digest[:23]}… ({entry.size:,} bytes)"
 
 
 def evaluation_metadata(
