@@ -8,6 +8,10 @@ kept in. The format is specified in `docs/manifests.md`, "Canonical values"; the
 version in `_LEAF`. Each value that a buffer holds where there is none (a null slot) is replaced by zeros before hashing.
 """
 
+# pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +67,40 @@ def plain(values: "pa.Array[Any]", column: str) -> "pa.Array[Any]":
         return plain(pc.run_end_decode(values), column)
     if not (t.is_nested(kind) or t.is_string_view(kind) or t.is_binary_view(kind)):
         return values
+    if t.is_list_view(kind) or t.is_large_list_view(kind):
+        return plain(_listed(values), column)
+    if _has_view(kind):
+        # Arrow's own cast takes views for lists even if they overlap or lie in another order.
+        raise UnverifiableError(f"column {column!r}: {kind} has list views within another type; convert them to lists")
     dense = _dense(canonical_type(kind, column))
     try:
         return values if kind.equals(dense) else values.cast(dense)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UnverifiableError(f"column {column!r}: {kind} has no canonical form ({error}); convert it to plain nested values") from error
+
+
+def _listed(values: "pa.Array[Any]") -> "pa.Array[Any]":
+    """Turns list views, which may overlap and lie in any order, into lists."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, values.flatten(), mask=values.is_null() if values.null_count else None)
+
+
+def _has_view(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+    import pyarrow.types as t
+
+    if t.is_list_view(kind) or t.is_large_list_view(kind):
+        return True
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return _has_view(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_view(kind.storage_type)
+    return any(_has_view(kind.field(place).type) for place in range(kind.num_fields)) if t.is_nested(kind) else False
 
 
 def _dense(kind: "pa.DataType") -> "pa.DataType":
@@ -99,7 +132,7 @@ class _Encoder:
         import numpy as np
 
         self.write(data.nbytes.to_bytes(8, "little"))
-        self.write(memoryview(np.ascontiguousarray(data).view(np.uint8)))
+        self.write(np.ascontiguousarray(data).view(np.uint8).data)
 
     def node(self, values: "pa.Array[Any]", kind: "pa.DataType") -> None:
         import numpy as np
@@ -188,21 +221,15 @@ class _Encoder:
             # Adding zero turns -0.0 into 0.0 and makes the copy that is needed below.
             with np.errstate(invalid="ignore"):
                 floats = raw.view(f"f{width}") + np.array(0, f"f{width}")
-            not_numbers = floats != floats  # noqa: PLR0124 - true for NaN only
+            not_numbers = floats != floats  # true for NaN only
             if not_numbers.any():
                 floats[not_numbers] = np.nan
             raw = floats.view(np.uint8)
-        if valid is not None:
-            raw = (
-                np.where(valid[:, None], raw.reshape(-1, width), np.uint8(0))
-                if width > 8 or width & (width - 1)
-                else _masked(raw, valid, width)
-            )
-        self.frame(raw.reshape(-1))
-
-
-def _masked(raw: "np.ndarray[Any, Any]", valid: "np.ndarray[Any, Any]", width: int) -> "np.ndarray[Any, Any]":
-    return raw.view(f"u{width}") * valid.view("u1")
+        if valid is not None and width in (1, 2, 4, 8):
+            raw = raw.view(f"u{width}") * valid.view("u1")
+        elif valid is not None:
+            raw = raw.reshape(-1, width) * valid.view("u1")[:, None]
+        self.frame(raw)
 
 
 def _bits(buffer: "pa.Buffer | None", offset: int, count: int) -> "np.ndarray[Any, Any]":

@@ -83,7 +83,7 @@ def describe_files(changes: Sequence[FileChange]) -> str:
     for kind in ("changed", "added", "removed"):
         paths = [change.path or "the file" for change in changes if change.kind == kind]
         if paths:
-            parts.append(f"{', '.join(paths[:3])}{f' and {len(paths) - 3:,} more' if len(paths) > 3 else ''} {kind}")
+            parts.append(f"{_some(paths)} {kind}")
     return "; ".join(parts) if parts else "all files are the same"
 
 
@@ -95,11 +95,12 @@ def compare_tables(before: TableGrid, after: TableGrid) -> Difference:
     if same == len(before.block_rows) == len(after.block_rows):
         return Difference("identical", f"all {after.rows:,} rows are the same")
     blocks = _block_changes(before, after)
-    appended = _appended(before, after, same)
-    if appended is not None:
-        added = after.rows - before.rows
-        known = tuple(change for change in blocks if change.last_row >= before.rows)
-        return Difference("append", f"{added:,} rows appended to {before.rows:,}, which are unchanged", blocks=known, is_append=True)
+    added = after.rows - before.rows
+    if _appended(before, after, same):
+        new = tuple(
+            BlockChange(change.column, change.block, max(change.first_row, before.rows), change.last_row, "added") for change in blocks
+        )
+        return Difference("append", f"{added:,} rows appended to {before.rows:,}, which are unchanged", blocks=new, is_append=True)
     return _classified(before, after, same, blocks)
 
 
@@ -113,24 +114,31 @@ def _classified(before: TableGrid, after: TableGrid, same: int, blocks: tuple[Bl
     if after.rows == before.rows:
         return Difference("rewrite", f"values changed, and with them the block boundaries: {where}", blocks=blocks)
     count, unit = abs(after.rows - before.rows), f"block {same} (row {first:,})"
-    moved = all(_differs(before, after, block) for block in range(same, min(len(before.block_rows), len(after.block_rows)) - 1))
+    moved = not _stayed(before, after, same)
     if after.rows > before.rows:
-        if same >= len(before.block_rows) - 1 and after.prefix is None:
-            what = (
-                f"{count:,} rows more; whether the last {before.rows - first:,} earlier rows changed shows only a grid made with previous="
-            )
-            return Difference("insertion", what, blocks=blocks)
-        if not moved or _prefix_kept(before, after):
-            return Difference("rewrite", f"{count:,} rows appended, and earlier values changed: {where}", blocks=blocks)
-        return Difference("insertion", f"{count:,} rows more, inserted in or behind {unit}; everything behind it has moved", blocks=blocks)
+        if after.prefix is None and same == len(before.block_rows) - 1 and after.block_rows[same] > before.block_rows[same]:
+            unsure = f"whether the last {before.rows - first:,} earlier rows changed shows only a grid made with previous="
+            return Difference("insertion", f"{count:,} rows more; {unsure}", blocks=blocks)
+        if moved:
+            what = f"inserted in or behind {unit}, or rows there changed and others appended; everything behind it differs"
+            return Difference("insertion", f"{count:,} rows more: {what}", blocks=blocks)
+        earlier = _where(_earlier_changes(before, after, blocks))
+        return Difference("rewrite", f"{count:,} rows appended, and earlier values changed: {earlier}", blocks=blocks)
     if same >= len(after.block_rows) - 1:
-        unsure = (
-            "" if same == len(after.block_rows) else f", or removed and changed within the last {after.rows - first:,} rows that are left"
-        )
+        left = after.rows - first
+        unsure = f", or removed and changed within the last {left:,} rows that are left" if left else ""
         return Difference("truncation", f"{count:,} rows removed at the end{unsure}", blocks=blocks)
-    if not moved:
-        return Difference("rewrite", f"{count:,} rows removed at the end, and earlier values changed: {where}", blocks=blocks)
-    return Difference("deletion", f"{count:,} rows fewer, removed in or behind {unit}; everything behind it has moved", blocks=blocks)
+    if moved:
+        what = f"removed in or behind {unit}, or rows there changed and the last removed; everything behind it differs"
+        return Difference("deletion", f"{count:,} rows fewer: {what}", blocks=blocks)
+    return Difference("rewrite", f"{count:,} rows removed at the end, and earlier values changed: {where}", blocks=blocks)
+
+
+def _earlier_changes(before: TableGrid, after: TableGrid, blocks: Sequence[BlockChange]) -> list[BlockChange]:
+    """Leaves out what was only added, also in the block in which the earlier table ended."""
+    last, first = len(before.block_rows) - 1, before.rows
+    grown = {column.name for place, column in enumerate(before.columns) if _prefix_kept(before, after, place)}
+    return [change for change in blocks if change.first_row < first and not (change.block == last and change.column in grown)]
 
 
 def _leading_blocks(before: TableGrid, after: TableGrid) -> int:
@@ -143,28 +151,36 @@ def _leading_blocks(before: TableGrid, after: TableGrid) -> int:
     return count
 
 
-def _appended(before: TableGrid, after: TableGrid, same: int) -> int | None:
-    """Returns the number of added rows if all earlier ones are proved unchanged, else None."""
+def _appended(before: TableGrid, after: TableGrid, same: int) -> bool:
+    """Says whether there are more rows and all earlier ones are proved unchanged."""
     if after.rows <= before.rows:
-        return None
+        return False
     last = len(before.block_rows) - 1
-    kept = same == last + 1 or (same == last and _prefix_kept(before, after) and before.block_rows[last] < after.block_rows[last])
-    return after.rows - before.rows if kept else None
+    kept = same == last and all(_prefix_kept(before, after, place) for place in range(len(before.columns)))
+    return same == last + 1 or kept
 
 
-def _prefix_kept(before: TableGrid, after: TableGrid) -> bool:
-    """Says whether the earlier table's last block is, proved by the later grid's prefix, unchanged."""
-    return (
-        after.prefix is not None
-        and after.prefix.rows == before.rows
-        and after.prefix.leaves == tuple(leaves[-1] for leaves in before.leaves)
-    )
+def _prefix_kept(before: TableGrid, after: TableGrid, column: int) -> bool:
+    """Says whether the later grid's prefix proves a column's values in the earlier table's last block unchanged."""
+    prefix = after.prefix
+    return prefix is not None and prefix.rows == before.rows and prefix.leaves[column] == before.leaves[column][-1]
 
 
-def _differs(before: TableGrid, after: TableGrid, block: int) -> bool:
-    """Says whether every column that is not constant differs in a block, as all do when rows move."""
-    moving = [(old, new) for old, new in zip(before.leaves, after.leaves, strict=True) if len(set(old[:-1])) > 1 or len(set(new[:-1])) > 1]
-    return all(old[block] != new[block] for old, new in moving) if moving else True
+def _stayed(before: TableGrid, after: TableGrid, same: int) -> bool:
+    """Says whether some values behind the first change are where they were, so that rows cannot have moved.
+
+    A block that looks like another of its column (a constant, say) would look the same after moving too, so it says nothing.
+    """
+    last = len(before.block_rows) - 1
+    for place, (old, new) in enumerate(zip(before.leaves, after.leaves, strict=True)):
+        often = Counter(old)
+        if len(set(old[:-1])) < 2:
+            continue
+        if any(old[block] == new[block] and often[old[block]] == 1 for block in range(same, min(last, len(new) - 1))):
+            return True
+        if _prefix_kept(before, after, place):
+            return True
+    return False
 
 
 def _rows_as_blocks(grid: TableGrid) -> Counter[tuple[bytes, ...]]:
@@ -214,9 +230,13 @@ def _where(blocks: Sequence[BlockChange]) -> str:
     if not blocks:
         return "no block"
     rows = f"rows {min(change.first_row for change in blocks):,} to {max(change.last_row for change in blocks):,}"
-    named = f"{'columns' if len(columns) > 1 else 'column'} {', '.join(columns[:3])}{f' and {len(columns) - 3:,} more' if len(columns) > 3 else ''}"
+    named = f"{'columns' if len(columns) > 1 else 'column'} {_some(columns)}"
     where = f"block {numbers[0]}" if len(numbers) == 1 else f"{len(numbers):,} blocks from {numbers[0]} to {numbers[-1]}"
     return f"{named} in {where} ({rows})"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _schema_sentence(before: Sequence[Column], after: Sequence[Column]) -> str:

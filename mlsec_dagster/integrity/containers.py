@@ -4,9 +4,13 @@ A container is told by its first and last bytes, never by its name alone, and is
 is one file even if its name is given to another meanwhile.
 """
 
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,7 +52,7 @@ def _format(descriptor: int, path: str) -> Format | None:
 
 
 @contextmanager
-def opened(path: str, limits: Limits, wanted: Wanted) -> Iterator[Source]:
+def opened(path: str, limits: Limits, wanted: Wanted) -> Generator[Source, None, None]:
     """Opens a table file, or a directory of parts that are read in the order of their names."""
     if Path(path).is_dir() and not Path(path).is_symlink():
         parts = table_parts(path)
@@ -82,7 +86,7 @@ def table_parts(path: str | os.PathLike[str]) -> list[Path]:
             if stat.S_ISDIR(mode):
                 if "=" in child.name:
                     raise UnverifiableError(
-                        f"{child}: the values of a partition column are in no file, so {root} cannot be read as one table; verify it as files"
+                        f"{child}: a partition column's values are in no file, so {root} cannot be read as one table; verify it as files"
                     )
                 directories.append(child)
             elif stat.S_ISREG(mode):
@@ -109,7 +113,7 @@ def _read_parts(parts: Sequence[Path], whole: Source, wanted: Wanted) -> "Iterat
 
 
 @contextmanager
-def _opened_file(path: Path, meter: Meter, wanted: Wanted) -> Iterator[Source]:
+def _opened_file(path: Path, meter: Meter, wanted: Wanted) -> Generator[Source, None, None]:
     import pyarrow as pa
 
     from mlsec_dagster.integrity import csv, feather, parquet

@@ -5,6 +5,10 @@ each column is read as its type. An empty field without quotes is null, and `""`
 them; no other spelling of null ("NA", "null") is known, so that a person named Null stays one.
 """
 
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 

@@ -1,8 +1,13 @@
 """Feather (Arrow IPC) files, of which each record batch is weighed before it is decompressed.
 
-A compressed buffer begins with the length that it unfolds to, and Arrow allocates that much at once. So the lengths are read first, from
-the file's own index: footer, message, record batch. Layouts: `File.fbs`, `Message.fbs` and "Buffer compression" in the Arrow columnar format.
+A compressed buffer begins with the length that it unfolds to, and Arrow allocates that much at once. So the lengths are read
+first, from the file's own index: footer, message, record batch. Layouts: `File.fbs`, `Message.fbs` and "Buffer compression" in
+the Arrow columnar format.
 """
+
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def hash_file(path: str | os.PathLike[str], algorithm: str = "blake3") -> FileEn
 
 
 @contextmanager
-def open_unchanging(path: str | os.PathLike[str]) -> Iterator[int]:
+def open_unchanging(path: str | os.PathLike[str]) -> Generator[int, None, None]:
     """Opens one regular file for reading, and on leaving makes sure that it is still the same file with the same content.
 
     Yields:
@@ -185,7 +185,7 @@ def entry_name(name: bytes) -> str:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def _reading(path: str | os.PathLike[str]) -> Generator[None, None, None]:
     """Turns an OSError into one sentence that says what could not be read."""
     try:
         yield
@@ -200,7 +200,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str] | bytes, flags: int, *, inside: int | None = None) -> Iterator[int]:
+def _opened(path: str | os.PathLike[str] | bytes, flags: int, *, inside: int | None = None) -> Generator[int, None, None]:
     descriptor = os.open(path, flags, 0o600, dir_fd=inside)
     try:
         yield descriptor
@@ -226,7 +226,8 @@ def _refused(path: object, mode: int) -> str:
 def _walk(path: str | os.PathLike[str], target: Path | None, algorithm: str) -> tuple[FileEntry, ...]:
     with _reading(path):
         if target is not None:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for parent in reversed([parent for parent in target.parents if not parent.exists()]):
+                parent.mkdir(mode=0o700, exist_ok=True)
         mode = Path(path).lstat().st_mode
         if stat.S_ISDIR(mode):
             with _opened(path, _OPEN_DIRECTORY) as descriptor:

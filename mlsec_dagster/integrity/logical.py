@@ -4,6 +4,10 @@
 The text of a type is part of every leaf and of the manifest; `parse_type(type_text(t))` gives the canonical Arrow type back.
 """
 
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import json
 import re
 from typing import TYPE_CHECKING
@@ -166,7 +170,7 @@ def _parse_plain(text: str, whole: str) -> "tuple[pa.DataType, str]":
         if name == "time" and unit in _UNITS:
             return (pa.time32 if unit in ("s", "ms") else pa.time64)(unit), rest
         return plain[name](), rest
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise _bad(whole) from None
 
 

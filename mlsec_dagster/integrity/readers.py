@@ -3,9 +3,13 @@
 Whatever is read here stays in the encoding it came in (a dictionary is not decoded); `canonical` takes that away block by block.
 """
 
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -63,12 +67,13 @@ def _kind_of(value: object) -> str | None:
 
 
 @contextmanager
-def reading(source: object, limits: Limits, wanted: Wanted) -> "Iterator[Source]":
+def reading(source: object, limits: Limits, wanted: Wanted) -> "Generator[Source, None, None]":
     """Opens a table for one pass.
 
     Args:
-        source: A path (Parquet, CSV, Feather, or a directory of such parts in the order of their names), a pandas or polars frame, a
-            polars LazyFrame, a pyarrow Table, RecordBatch or RecordBatchReader, an iterable of RecordBatch, or anything with `__arrow_c_stream__`.
+        source: A path (Parquet, CSV, Feather, or a directory of such parts in the order of their names), a pandas or polars frame,
+            a polars LazyFrame, a pyarrow Table, RecordBatch or RecordBatchReader, an iterable of RecordBatch, or anything with
+            `__arrow_c_stream__`.
         limits: Bounds, for files checked on their metadata before anything is decoded.
         wanted: Says for column names which canonical type each should have, or None; used where a container has no types.
 
@@ -126,8 +131,8 @@ def _in_memory(source: Any, name: str, limits: Limits, wanted: Wanted) -> Source
         reader = pa.RecordBatchReader.from_stream(source)
         return _source(name, reader.schema, _batches(reader), meter)
     if isinstance(source, Iterable):
-        batches = iter(source)
-        first = next(batches, None)
+        batches: Iterator[Any] = iter(source)
+        first: Any = next(batches, None)
         if isinstance(first, pa.RecordBatch):
             return _source(name, first.schema, _batches(_chained(first, batches, name)), meter)
         if first is None:
@@ -139,7 +144,7 @@ def _in_memory(source: Any, name: str, limits: Limits, wanted: Wanted) -> Source
     )
 
 
-def _chained(first: "pa.RecordBatch", rest: "Iterator[Any]", name: str) -> "Iterator[pa.RecordBatch]":
+def _chained(first: Any, rest: "Iterator[Any]", name: str) -> "Iterator[pa.RecordBatch]":
     yield first
     for batch in rest:
         if not hasattr(batch, "schema") or not batch.schema.equals(first.schema):

@@ -7,6 +7,10 @@ The same logical table has the same grid whatever container, chunking or encodin
 leaf of its column and block. `docs/manifests.md` specifies it byte by byte.
 """
 
+# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -124,9 +128,10 @@ def _wanted(schema: "TableGrid | Sequence[Column] | pa.Schema | None") -> "Calla
     types: dict[tuple[str, int], pa.DataType] = {}
     seen: Counter[str] = Counter()
     if isinstance(schema, pa.Schema):
-        pairs = [(field.name, canonical_type(field.type, field.name)) for field in schema]
+        fields: Any = schema
+        pairs = [(field.name, canonical_type(field.type, field.name)) for field in fields]
     else:
-        columns = schema.columns if isinstance(schema, TableGrid) else schema or ()
+        columns: Any = schema.columns if isinstance(schema, TableGrid) else schema or ()
         pairs = [(column.name, parse_type(column.type)) for column in columns]
     for name, kind in pairs:
         types[name, seen[name]] = kind

@@ -16,17 +16,18 @@ whoever may write the table, not against whoever operates the database. It names
 Digests are comparable only if the same engine made them, because engines write numbers and times as text in their own ways.
 """
 
+# Ibis and pyarrow bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import hashlib
 import hmac
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlsec_dagster.errors import MissingExtraError, UnverifiableError
 from mlsec_dagster.integrity.digests import framed
 from mlsec_dagster.integrity.multiset import MultisetDigest
-
-if TYPE_CHECKING:
-    import ibis.expr.types as ir
 
 _WORDS, _DIGITS = 8, 8
 _LABEL = b"mlsec:multiset:v1"
@@ -124,10 +125,9 @@ def _arrow_schema(relation: Any) -> Any:
     return table.schema
 
 
-def _query(table: "ir.Table", engine: str, key: bytes) -> tuple[Any, tuple[tuple[str, str], ...], str]:
+def _query(table: Any, engine: str, key: bytes) -> tuple[Any, tuple[tuple[str, str], ...], str]:
     """Returns the aggregation (rows and word sums), the columns as they enter it, and the name of the derived key."""
-    import ibis
-
+    ibis = _ibis()
     schema = table.schema()
     columns = tuple((name, _type_text(kind)) for name, kind in schema.items())
     if not columns:
@@ -159,8 +159,7 @@ def _type_text(kind: Any) -> str:
 
 def _text(column: Any, name: str, kind: Any, engine: str) -> Any:
     """States one column's values as text: one text per value, and one value per text."""
-    import ibis
-
+    ibis = _ibis()
     if kind.is_floating():
         # Zero has two signs and compares as one.
         return ibis.ifelse(column == 0, "0.0", column.cast("float64").cast("string"))
@@ -185,10 +184,11 @@ def _builtin(function: str | None, argument: Any, result: str, name: str, engine
             f"column {name!r}: no function of {engine} is known that states a {argument} whatever the session's settings"
         )
 
-    def body(value):  # type: ignore[no-untyped-def]  # a signature for Ibis, never called
+    def body(value: Any) -> Any:  # a signature for Ibis, never called
         ...
 
-    return scalar.builtin(body, name=function, signature=((argument,), dtype(result)))
+    builtin: Any = scalar.builtin
+    return builtin(body, name=function, signature=((argument,), dtype(result)))
 
 
 def _digest(run: Any, columns: tuple[tuple[str, str], ...], key_id: str, engine: str) -> MultisetDigest:

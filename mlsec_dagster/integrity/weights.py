@@ -4,6 +4,10 @@ Row blocks are bounded by weight, so a weight may depend on logical values only;
 so the weight of a dictionary's or a view's value is looked up, never built.
 """
 
+# pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
