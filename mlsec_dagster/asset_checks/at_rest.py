@@ -17,7 +17,7 @@ from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.examination import Examination, Finding, HashCheckSettings
 from mlsec_dagster.errors import MlsecError
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL
-from mlsec_dagster.integrity.verdicts import Materialization, Verdict
+from mlsec_dagster.integrity.verdicts import Materialization, Verdict, as_sentence
 from mlsec_dagster.presentation import MAX_ROWS, plain
 from mlsec_dagster.sealing import subject_name
 
@@ -106,12 +106,12 @@ def _evaluate(examination: Examination) -> _compat.AssetCheckEvaluation:
         entries = examination.seals().ledger.latest_by_partition(examination.asset, list(latest), (SEAL, ADOPTION))
         plan = _plan(latest, entries, PARTITIONS_PER_RUN)
     except MlsecError as error:
-        sentence = f"{examination.asset} could not be verified: {error}"
+        sentence = f"{examination.asset} could not be verified: {as_sentence(error)}"
         return examination.evaluation(None, None, Finding(Verdict(False, sentence, "unverifiable")))
     except Exception as error:
         examination.step_context.log.exception(f"{CHECK_NAME} on {examination.asset}")
         sentence = (
-            f"{examination.asset} could not be verified, because the check itself stopped with {type(error).__name__}: {error} "
+            f"{examination.asset} could not be verified, because the check stopped with {type(error).__name__}: {as_sentence(error)} "
             f"This is no statement about the data; the log of this step has the traceback."
         )
         return examination.evaluation(None, None, Finding(Verdict(False, sentence, "unverifiable")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,7 +16,7 @@ from mlsec_dagster.errors import ConfigurationError, MlsecError, UnverifiableErr
 from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
-from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict
+from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict, as_sentence
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
@@ -136,11 +137,11 @@ class Examination:
             materialization = self._materialization(partition)
             return materialization, self._verify(partition, subject, materialization)
         except MlsecError as error:
-            sentence = f"{subject} could not be verified: {error}"
+            sentence = f"{subject} could not be verified: {as_sentence(error)}"
         except Exception as error:
             self.step_context.log.exception(f"{self.check_name} on {subject}")
             sentence = (
-                f"{subject} could not be verified, because the check itself stopped with {type(error).__name__}: {error} "
+                f"{subject} could not be verified, because the check stopped with {type(error).__name__}: {as_sentence(error)} "
                 f"This is no statement about the data; the log of this step has the traceback."
             )
         return materialization, Finding(Verdict(False, sentence, "unverifiable"))
@@ -377,7 +378,7 @@ class Examination:
             "policy": self.settings.policy,
             "content digest": manifest.content_root if manifest else None,
             "file digest": manifest.files_root if manifest else None,
-            "ledger entry": finding.entry,
+            "ledger entry": None if finding.entry is None else f"{finding.entry} (mlsec ledger show {finding.entry})",
             "sealed": {"writer": "when it was written", "check": "first seen at check", "adoption": "adopted"}.get(
                 finding.first_seen or ""
             ),
@@ -426,7 +427,6 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
     Content is stated in the sealed schema. What cannot be stated in it differs; where the bytes are nevertheless those that the writer
     sealed (an IO manager that stores another schema than it is given), that is noted, and the bytes alone are the comparison.
     """
-    from mlsec_dagster.integrity.containers import table_format
     from mlsec_dagster.integrity.files import hash_path
     from mlsec_dagster.integrity.tables import table_grid
 
@@ -438,7 +438,7 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
         return manifest, notes
     if pinned and not pinned.startswith("blake3:"):
         manifest = replace(manifest, files=hash_path(stored.copy, "sha256"))
-    if not table_format(stored.copy):
+    if not _holds_table(stored.copy):
         return replace(manifest, table=sealed_table if same_bytes else None), notes
     try:
         table = table_grid(stored.copy, schema=sealed_table, previous=previous.table if previous is not None else None)
@@ -446,13 +446,27 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
         if sealed is None:
             raise
         if not same_bytes:
-            return manifest, [*notes, f"Which rows differ cannot be said: {error}"]
-        notes.append(f"The stored bytes are those that were written; their values could not be compared with the value in memory: {error}")
+            return manifest, [*notes, f"Which rows differ cannot be said: {as_sentence(error)}"]
+        notes.append(
+            f"The stored bytes are those that were written; their values could not be compared with the one in memory: {as_sentence(error)}"
+        )
         return replace(manifest, table=sealed_table), notes
     if same_bytes and sealed_table is not None and table.columns != sealed_table.columns:
         notes.append("The IO manager stores other columns or types than the value in memory has, so only the bytes were compared.")
         return replace(manifest, table=sealed_table), notes
     return replace(manifest, table=table), notes
+
+
+def _holds_table(copy: Path) -> bool:
+    """Whether a file is a table, or a directory holds nothing but parts of one; anything else is verified as files."""
+    from mlsec_dagster.integrity.containers import table_format, table_parts
+
+    if not copy.is_dir():
+        return table_format(copy) is not None
+    try:
+        return all(table_format(part) for part in table_parts(copy))
+    except UnverifiableError:
+        return False
 
 
 def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | None]:

@@ -70,6 +70,12 @@ class Verdict:
     warnings: tuple[str, ...] = field(default=())
 
 
+def as_sentence(text: object) -> str:
+    """An error's or a difference's text with a full stop, so that another sentence can follow it."""
+    plain = str(text).rstrip()
+    return plain if plain.endswith((".", "!", "?")) else f"{plain}."
+
+
 def when(timestamp: float) -> str:
     """A point in time as people read it, UTC to the second."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -116,7 +122,7 @@ def stand(
     if statement_type == SEAL and predicate.get("verdict") == "failed" and predicate.get("blocking", True):
         return Standing(
             "refused",
-            f"{subject} failed its last dataset_hash check: {predicate.get('reason', 'no reason recorded')} "
+            f"{subject} failed its last dataset_hash check: {as_sentence(predicate.get('reason', 'no reason recorded'))} "
             f"Materialize it again, or restore the data and run the check.",
         )
     if materialization is None or materialization.timestamp <= recorded_at:
@@ -158,7 +164,7 @@ def judge(
         if difference:
             return Verdict(
                 False,
-                f"{subject} is not what was written: {difference.sentence} Storage changed while Dagster did not write it. "
+                f"{subject} is not what was written: {as_sentence(difference.sentence)} Storage changed while Dagster did not write it. "
                 f"Keep the stored files as evidence, look up who wrote to them, and materialize it again.",
                 "altered",
                 difference,
@@ -170,7 +176,7 @@ def judge(
         if difference and not difference.is_append:
             return Verdict(
                 False,
-                f"{subject} is append-only, but earlier rows changed: {difference.sentence} "
+                f"{subject} is append-only, but earlier rows changed: {as_sentence(difference.sentence)} "
                 f"Restore the earlier rows, or change its policy to `tracked` if rewriting is meant.",
                 "policy",
                 difference,
@@ -183,7 +189,7 @@ def judge(
             if difference:
                 return Verdict(
                     False,
-                    f"{subject} is immutable, but it differs from its first seal: {difference.sentence} Restore it.",
+                    f"{subject} is immutable, but it differs from its first seal: {as_sentence(difference.sentence)} Restore it.",
                     "policy",
                     difference,
                 )

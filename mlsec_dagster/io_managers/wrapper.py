@@ -15,6 +15,7 @@ from mlsec_dagster.integrity.containers import table_format
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import WRITE
 from mlsec_dagster.integrity.tables import TableGrid, table_grid
+from mlsec_dagster.integrity.verdicts import as_sentence
 from mlsec_dagster.io_managers.database import DatabaseStorage
 from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
@@ -85,7 +86,7 @@ class SealedIOManager(dg.IOManager):
             yield from _write(self.wrapped, context, obj)
             return
         # The ledger is opened first: data that could not be sealed is not written.
-        seals = self._seals(context.step_context)
+        seals = self._seals(context)
         grid, losses = _grid_of_value(obj)
         reported = yield from _write(self.wrapped, context, obj)
         partitions = partitions_of(context)
@@ -106,7 +107,7 @@ class SealedIOManager(dg.IOManager):
             "io_manager": type(self.wrapped).__name__,
             "how": storage.how,
             "code_version": _code_version(step_context, context.asset_key),
-            "inputs": _READS.pop((context.run_id, context.step_key), []),
+            "inputs": list(_READS.get((context.run_id, context.step_key), {}).values()),
             "losses": losses,
         }
         asset = context.asset_key.to_user_string()
@@ -127,7 +128,7 @@ class SealedIOManager(dg.IOManager):
         partitions = partitions_of(context)
         if not partitions:
             return self.wrapped.load_input(context)
-        seals = self._seals(context.step_context)
+        seals = self._seals(context)
         storage = self.storage(seals)
         external = self._guarded[context.asset_key]
         expectations = seals.expectations(context.asset_key, partitions, external=external)
@@ -159,19 +160,22 @@ class SealedIOManager(dg.IOManager):
             }
 
         value = storage.load(context, subjects, verify)
-        run_id = context.step_context.run_id
-        for other in [key for key in _READS if key[0] != run_id]:
-            del _READS[other]
-        _READS.setdefault((run_id, context.step_context.step.key), []).extend(reads.values())
+        step_context = _compat.step_context(context)
+        if step_context is not None:
+            for other in [key for key in _READS if key[0] != step_context.run_id]:
+                del _READS[other]
+            read_by_step = _READS.setdefault((step_context.run_id, step_context.step.key), {})
+            read_by_step.update({(read["asset"], partition): read for partition, read in reads.items()})
         return value
 
-    def _seals(self, step_context: Any) -> Seals:
-        executor = step_context.job_def.executor_def.name if step_context.job_def else None
-        return self._open_seals(step_context.instance, executor)
+    def _seals(self, context: dg.InputContext | dg.OutputContext) -> Seals:
+        step_context = _compat.step_context(context)
+        executor = step_context.job_def.executor_def.name if step_context is not None else None
+        return self._open_seals(_compat.instance_of(context), executor)
 
 
-_READS: dict[tuple[str, str], list[dict[str, Any]]] = {}
-"""(run id, step key) -> what that step has read, verified; it becomes part of the statement about what the step writes."""
+_READS: dict[tuple[str, str], dict[tuple[str, str | None], dict[str, Any]]] = {}
+"""(run id, step key) -> what that step has read last of each subject, verified; part of the statement about everything that the step writes."""
 
 
 def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> None:
@@ -186,7 +190,7 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
         raise UnverifiableError(f"{expectation.subject} has no seal to hold the stored bytes against.")
     sealed = expectation.entry.statement.predicate
     found = stored.manifest
-    if sealed.get("files_root") and found.files_root:
+    if sealed.get("files_root") and (found.files_root or not found.content_root):
         same = sealed["files_root"] == found.files_root
     elif sealed.get("content_root") and found.content_root:
         same = sealed["content_root"] == found.content_root
@@ -197,7 +201,7 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
     if not same:
         difference = locate(seals.manifest(expectation.entry, name="sealed"), stored)
         raise VerificationError(
-            f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {difference.sentence} "
+            f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {as_sentence(difference.sentence)} "
             f"It was not loaded. Keep the stored data as evidence, find out who wrote to it, and materialize it again."
         )
 
@@ -265,11 +269,12 @@ def _examine_written(storage: Storage, subject: Subject, grid: TableGrid | None)
 
 
 def _adopt(seals: Seals, expectation: Expectation, stored: Stored, context: dg.InputContext) -> None:
+    step_context = _compat.step_context(context)
     seals.adopt(
         expectation.asset,
         {expectation.partition: (stored.manifest, stored.location)},
         reason="first read by a guarded project",
-        adopted_by=f"run {context.step_context.run_id}",
+        adopted_by="an asset value loader" if step_context is None else f"run {step_context.run_id}",
     )
     context.log.warning(
         f"{expectation.subject} was there before it was guarded: adopted as it is, trusted from now on. "
@@ -294,7 +299,7 @@ def _subject(context: dg.InputContext | dg.OutputContext, output_context: Any, p
         definition_metadata=output_context.definition_metadata or {},
         resource_config=context.resource_config,
         resources=context.resources,
-        instance=context.step_context.instance,
+        instance=_compat.instance_of(context),
         location=location,
     )
 
