@@ -71,7 +71,9 @@ def build_security_definitions(
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
     keyed = {_key(dataset.key): dataset for dataset in declared}
     if not keyed:
-        raise ConfigurationError("build_security_definitions() was given no datasets: name at least one asset, e.g. datasets=['training_set'].")
+        raise ConfigurationError(
+            "build_security_definitions() was given no datasets: name at least one asset, e.g. datasets=['training_set']."
+        )
     if len(keyed) < len(declared):
         raise ConfigurationError("A dataset is given twice: name each one once.")
     store, signer = _own_place(store, signer)
@@ -99,8 +101,8 @@ def build_security_definitions(
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=minimum_interval_seconds,
         description=(
-            f"Verifies datasets of other code locations after the fact: at most {minimum_interval_seconds} s, and the start of a run, after "
-            f"they were materialized; and all of them again at {at_rest_cron!r}."
+            f"Verifies datasets of other code locations after the fact: at most {minimum_interval_seconds} s, and the start of a run, "
+            f"after they were materialized; and all of them again at {at_rest_cron!r}."
         ),
     )
     return dg.Definitions(asset_checks=checks, sensors=[sensor])

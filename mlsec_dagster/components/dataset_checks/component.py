@@ -64,7 +64,9 @@ class StoreAttributes(Attributes):
     """The database that holds the ledger, and its witness."""
 
     url: str | None = Field(None, description="SQLAlchemy URL. Default: an SQLite file, $DAGSTER_HOME/mlsec/ledger.db.")
-    witness: str | None = Field(None, description="Directory or fsspec URI outside the database owner's reach, to which checkpoints also go.")
+    witness: str | None = Field(
+        None, description="Directory or fsspec URI outside the database owner's reach, to which checkpoints also go."
+    )
     witness_every_minutes: float = Field(10.0, description="A checkpoint goes to the witness at most this often.")
     trusted_keys: list[str] = Field(default_factory=list, description="Fingerprints (SHA256:…) of the keys from which trust starts.")
 
