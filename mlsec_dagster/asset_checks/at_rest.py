@@ -124,7 +124,7 @@ def _evaluate(examination: Examination) -> _compat.AssetCheckEvaluation:
 def _latest(examination: Examination) -> Mapping[str | None, int]:
     partitions = _compat.materialized_partitions(examination.instance, examination.key)
     if partitions:
-        return partitions
+        return dict(partitions.items())
     records = examination.instance.fetch_materializations(examination.key, limit=1).records
     return {None: records[0].storage_id} if records else {}
 
@@ -157,12 +157,16 @@ def _together(
         sentences += [worst.verdict.sentence] if bad else [_not_again(examination, plan.failed)]
     if plan.unseen:
         sentences.append(
-            f"{len(plan.unseen)} partitions are still to be verified for the first time: one run verifies {PARTITIONS_PER_RUN}, and the next continues."
+            f"{len(plan.unseen)} partitions are still to be verified for the first time: one run verifies {PARTITIONS_PER_RUN}, "
+            f"and the next continues."
         )
     if not sentences:
         sentences.append(
             f"All {plan.total} materialized partitions of {examination.asset} are what was sealed; {len(ranked)} were read just now."
         )
+    new = sum(finding.verdict.passed and finding.first_seen == "check" and finding.reference is None for _, (_, finding) in ranked)
+    if new:
+        sentences.append(f"{new} were seen for the first time; whether they changed between their writing and this look cannot be known.")
     passed = not (bad or plan.failed or plan.unseen)
     verdict = replace(worst.verdict, passed=passed, sentence=" ".join(sentences))
     evaluation = examination.evaluation(None, materialization, replace(worst, verdict=verdict))

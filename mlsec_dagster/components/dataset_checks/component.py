@@ -153,18 +153,18 @@ class DatasetChecksComponent(dg.Component, Attributes):
         known = _assets_around(context)
         resolver = self._resolver()
         checks: list[dg.AssetChecksDefinition] = []
-        for index, (key, dataset) in enumerate(zip(self.keys(), self.datasets, strict=True)):
+        for index, (key, dataset) in enumerate(zip(self.asset_keys(), self.datasets, strict=True)):
             with self._located("datasets", index):
                 if known is not None:
                     _require_known([key], known)
-                if key in self.keys()[:index]:
+                if key in self.asset_keys()[:index]:
                     raise ConfigurationError(f"{key.to_user_string()!r} is given twice: name each dataset once.")
                 settings = self._settings(dataset, resolver)
                 validate_settings(settings)
                 checks.append(build_dataset_hash_check(key, (known or {}).get(key), settings))
         return dg.Definitions(asset_checks=checks)
 
-    def keys(self) -> Sequence[dg.AssetKey]:
+    def asset_keys(self) -> Sequence[dg.AssetKey]:
         """The assets that it guards, in the order in which they are declared."""
         return [dg.AssetKey.from_user_string(dataset.key) for dataset in self.datasets]
 
@@ -236,8 +236,8 @@ def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
     components = tree.get_all_components(of_type=DatasetChecksComponent) if tree is not None else []
     if not components:
         raise ConfigurationError(
-            f"No defs.yaml of the project at {path_within_project} has a mlsec_dagster.DatasetChecksComponent, so nothing would be guarded: "
-            f"add one with `dg scaffold defs mlsec_dagster.DatasetChecksComponent dataset_checks`."
+            f"No defs.yaml of the project at {path_within_project} has a mlsec_dagster.DatasetChecksComponent, so nothing would "
+            f"be guarded: add one with `dg scaffold defs mlsec_dagster.DatasetChecksComponent dataset_checks`."
         )
     first = components[0]
     if any((each.store, each.signer) != (first.store, first.signer) for each in components):
@@ -251,7 +251,7 @@ def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
 
     known = _compat.assets_by_key(defs)
-    guarded = {key: is_external(known[key]) for component in components for key in component.keys()}
+    guarded = {key: is_external(known[key]) for component in components for key in component.asset_keys()}
     return _with_guarded_io_managers(defs, guarded, open_seals, [])
 
 
