@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +73,13 @@ def open_unchanging(path: str | os.PathLike[str]) -> Generator[int, None, None]:
     Raises:
         UnverifiableError: It is missing, unreadable or no regular file; or, at the end, it was changed or replaced meanwhile.
     """
-    with _reading(path), _opened(path, _OPEN_FILE) as descriptor:
-        before = _regular(descriptor, path)
+    with ExitStack() as stack:
+        with _reading(path):
+            descriptor = stack.enter_context(_opened(path, _OPEN_FILE))
+            before = _regular(descriptor, path)
         yield descriptor
-        _require_unchanged(before, descriptor, path, shown=path)
+        with _reading(path):
+            _require_unchanged(before, descriptor, path, shown=path)
 
 
 def hash_path(path: str | os.PathLike[str], algorithm: str = "blake3") -> tuple[FileEntry, ...]:

@@ -23,7 +23,7 @@ class Limits:
     columns: int = 20_000
     decoded_bytes: int = 64 << 40
     row_bytes: int = 1 << 30
-    ratio: int = 500
+    ratio: int = 2000
     ratio_from: int = 4 << 30
 
 

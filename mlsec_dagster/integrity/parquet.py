@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # A batch decodes to about the first of these many bytes, and to the second if each row refers to the longest value there is.
 _USUAL_BYTES = 32 << 20
-_WORST_BYTES = 256 << 20
+_WORST_BYTES = 128 << 20
 # Column chunks are read in pieces of this size; pre-buffering would keep every row group that was read in memory.
 _READ: "dict[str, Any]" = {"buffer_size": 1 << 20, "pre_buffer": False}
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -167,7 +167,8 @@ def longest_in_dictionary(file: "pa.NativeFile", chunk: "pq.ColumnChunkMetaData"
         return 0
     try:
         page = file.read_at(packed, min(start, chunk.data_page_offset) + size)
-        data = page if chunk.compression == "UNCOMPRESSED" else pa.decompress(page, unpacked, chunk.compression.lower(), asbytes=True)
+        codec = {"UNCOMPRESSED": None, "LZ4": "lz4_raw"}.get(chunk.compression, chunk.compression.lower())
+        data = page if codec is None else pa.decompress(page, unpacked, codec, asbytes=True)
     except (pa.ArrowException, ValueError, OSError):
         return unpacked  # a codec with another framing: no value is longer than the page
     longest = place = 0

@@ -147,8 +147,7 @@ def files_of(table: pa.Table, folder: Path) -> Iterator[tuple[str, Path]]:
 def edited(value: Any, kind: pa.DataType) -> Any:
     """Another value of the same type, as near as can be."""
     if value is None:
-        value = pa.scalar(0).cast(kind).as_py() if pa.types.is_integer(kind) else None
-        return value if value is not None else _SOME.get(str(kind), [] if pa.types.is_nested(kind) else None)
+        return 0 if pa.types.is_integer(kind) else _SOME.get(str(kind), [] if pa.types.is_nested(kind) else None)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -164,8 +163,14 @@ def edited(value: Any, kind: pa.DataType) -> Any:
     return None
 
 
-_SOME = {
-    "bool": False, "string": "", "double": 0.0, "float": 0.0, "decimal128(9, 2)": decimal.Decimal(0), "date32[day]": datetime.date(2000, 1, 1),
-    "timestamp[us]": datetime.datetime(2000, 1, 1), "timestamp[us, tz=UTC]": datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC),
-    "binary": b"", "duration[us]": datetime.timedelta(0), "time64[us]": datetime.time(0),
-}  # fmt: skip
+_SOME: dict[str, Any] = {
+    "bool": False,
+    "string": "",
+    "double": 0.0,
+    "float": 0.0,
+    "decimal128(9, 2)": decimal.Decimal(0),
+    "date32[day]": datetime.date(2000, 1, 1),
+    "timestamp[us]": datetime.datetime(2000, 1, 1),
+    "timestamp[us, tz=UTC]": datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC),
+    "binary": b"",
+}

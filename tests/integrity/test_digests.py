@@ -123,9 +123,15 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
     (tmp_path / "link").symlink_to("file")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "socket"))
-    for path, kind in (
-        ("dir/fifo", "a FIFO"), ("dir", "a FIFO"), ("link", "a symbolic link"), ("socket", "a socket"), ("/dev/zero", "a device"), ("none", "does not exist")
-    ):  # fmt: skip
+    kinds = {
+        "dir/fifo": "FIFO",
+        "dir": "FIFO",
+        "link": "symbolic link",
+        "socket": "socket",
+        "/dev/zero": "device",
+        "none": "does not exist",
+    }
+    for path, kind in kinds.items():
         with pytest.raises(UnverifiableError, match=kind):
             hash_path(tmp_path / path)
         if path != "dir":
@@ -261,8 +267,13 @@ def test_sha256sums_agree_with_the_system_tool(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "lists no file"), ("abc  x", "line 1: expected"), (f"{'0' * 64}  x\n{'1' * 64}  x", "line 2: 'x' is listed twice"), ("0" * 64, "line 1: expected")],
-)  # fmt: skip
+    [
+        ("", "lists no file"),
+        ("abc  x", "line 1: expected"),
+        (f"{'0' * 64}  x\n{'1' * 64}  x", "line 2: 'x' is listed twice"),
+        ("0" * 64, "line 1: expected"),
+    ],
+)
 def test_a_sha256sums_that_is_not_one_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "sums").write_text(text)
     with pytest.raises(UnverifiableError, match=sentence):
