@@ -12,7 +12,7 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.known import Known
-from mlsec_dagster.errors import ConfigurationError, MlsecError, UnverifiableError
+from mlsec_dagster.errors import ConfigurationError, LimitExceededError, MlsecError, UnverifiableError
 from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
@@ -438,35 +438,59 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
         return manifest, notes
     if pinned and not pinned.startswith("blake3:"):
         manifest = replace(manifest, files=hash_path(stored.copy, "sha256"))
-    if not _holds_table(stored.copy):
-        return replace(manifest, table=sealed_table if same_bytes else None), notes
     try:
+        if not _holds_table(stored.copy):
+            return replace(manifest, table=sealed_table if same_bytes else None), notes
         table = table_grid(stored.copy, schema=sealed_table, previous=previous.table if previous is not None else None)
     except MlsecError as error:
-        if sealed is None:
-            raise
-        if not same_bytes:
+        if sealed is not None and not same_bytes:
             return manifest, [*notes, f"Which rows differ cannot be said: {as_sentence(error)}"]
+        if sealed is None or isinstance(error, DamagedTableError | LimitExceededError):
+            raise
         notes.append(
             f"The stored bytes are those that were written; their values could not be compared with the one in memory: {as_sentence(error)}"
         )
         return replace(manifest, table=sealed_table), notes
+    if same_bytes and sealed_table is not None and not (table.columns or sealed_table.columns):
+        return replace(manifest, table=sealed_table), notes  # how many rows a table without columns has, no file can say
     if same_bytes and sealed_table is not None and table.columns != sealed_table.columns:
         notes.append("The IO manager stores other columns or types than the value in memory has, so only the bytes were compared.")
         return replace(manifest, table=sealed_table), notes
     return replace(manifest, table=table), notes
 
 
+class DamagedTableError(UnverifiableError):
+    """A file is named as a table and holds none."""
+
+
 def _holds_table(copy: Path) -> bool:
-    """Whether a file is a table, or a directory holds nothing but parts of one; anything else is verified as files."""
+    """Whether a file is a table, or a directory holds nothing but parts of one; anything else is verified as files.
+
+    Raises:
+        DamagedTableError: A file is named as a table and is none: it was cut short or damaged, whoever sealed it.
+    """
     from mlsec_dagster.integrity.containers import table_format, table_parts
 
-    if not copy.is_dir():
-        return table_format(copy) is not None
     try:
-        return all(table_format(part) for part in table_parts(copy))
+        parts = table_parts(copy) if copy.is_dir() else [copy]
     except UnverifiableError:
         return False
+    formats = {part: table_format(part) for part in parts}
+    for part, found in formats.items():
+        if found is None and part.suffix.lower() in _TABLE_SUFFIXES and not _encrypted(part):
+            size = part.stat().st_size
+            what = f"holds no whole table ({size:,} bytes): it was cut short or damaged" if size else "is empty"
+            raise DamagedTableError(f"{part.name} {what}; find out why it was written so, and materialize it again")
+    return all(formats.values())
+
+
+_TABLE_SUFFIXES = {".parquet", ".feather", ".arrow"}
+
+
+def _encrypted(part: Path) -> bool:
+    """Whether it is a Parquet file with an encrypted footer, whose bytes are all that can be compared."""
+    with part.open("rb") as file:
+        return file.read(4) == b"PARE"
 
 
 def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | None]:

@@ -173,7 +173,7 @@ def judge(
     changed = previous is not None and not (previous.content_root and previous.content_root == stored.content_root)
     if policy == "append_only" and previous is not None and changed:
         difference = previous.compare(stored)
-        if difference and not difference.is_append:
+        if difference and not difference.is_append and not _only_new_parts(difference):
             return Verdict(
                 False,
                 f"{subject} is append-only, but earlier rows changed: {as_sentence(difference.sentence)} "
@@ -194,6 +194,14 @@ def judge(
                     difference,
                 )
     return Verdict(True, f"{subject} is what was sealed.")
+
+
+def _only_new_parts(difference: Difference) -> bool:
+    """Whether files came beside the earlier ones, which are unchanged. A name with `_` or `.` may be a log that takes earlier files out."""
+    return bool(difference.files) and all(
+        change.kind == "added" and change.path and not any(part.startswith(("_", ".")) for part in change.path.split("/"))
+        for change in difference.files
+    )
 
 
 def _judge_pin(subject: str, stored: Manifest, pinned: Collection[str]) -> Verdict:

@@ -30,7 +30,7 @@ def assert_clean(project: Project, body: str = "features") -> None:
     failed = [said(e) for e in result.get_asset_check_evaluations() if not e.passed]
     assert result.success, failed
     assert not failed
-    assert RAN == [body]
+    assert [body] == RAN
     RAN.clear()
 
 
@@ -85,6 +85,6 @@ def assert_clear(sentence: str) -> None:
 
 def as_a_new_process() -> None:
     """Forget the ledgers that this process has open, as the next process would not know them."""
-    for ledger, *_ in resources._OPEN.values():  # noqa: SLF001
+    for ledger, *_ in resources._OPEN.values():
         ledger.close()
-    resources._OPEN.clear()  # noqa: SLF001
+    resources._OPEN.clear()
