@@ -51,11 +51,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=missing))
 
 
-@pytest.fixture
-def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty DAGSTER_HOME, set for this test and for the processes that it starts."""
-    home = tmp_path / "dagster_home"
+@pytest.fixture(scope="session")
+def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DAGSTER_HOME whose databases exist already: making them takes a second, which each test would pay."""
+    from dagster import DagsterInstance
+
+    home = tmp_path_factory.mktemp("home") / "dagster_home"
     home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    os.environ["DAGSTER_HOME"] = str(home)
+    try:
+        with DagsterInstance.get() as instance:
+            instance.get_runs(limit=1)
+            instance.all_asset_keys()
+            instance.all_instigator_state()
+    finally:
+        del os.environ["DAGSTER_HOME"]
+    return home
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_home: Path) -> Path:
+    """A DAGSTER_HOME without any history, set for this test and for the processes that it starts."""
+    home = tmp_path / "dagster_home"
+    shutil.copytree(migrated_home, home)
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     return home
 
