@@ -1,7 +1,7 @@
 """Datasets of a pipeline that has no guard at all, verified from the security team's own code location."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,6 +50,13 @@ class Pipeline:
         lines = self.file(name).read_text().splitlines(keepends=True)
         lines[row + 1] = f"{row},0\n" if lines[row + 1].endswith(",1\n") else f"{row},1\n"
         self.file(name).write_text("".join(lines))
+
+
+@pytest.fixture
+def instance(dagster_home: Path) -> Iterator[dg.DagsterInstance]:
+    """An event log in memory: these tests make many runs, and it is the ledger that has to be on disk."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
 @pytest.fixture
