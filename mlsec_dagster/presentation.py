@@ -5,7 +5,6 @@ Markdown goes through `plain`.
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import dagster as dg
 
 from mlsec_dagster.integrity.comparison import Difference
 from mlsec_dagster.integrity.files import FileEntry
+from mlsec_dagster.integrity.verdicts import visible
 
 MAX_ROWS = 100
 """Rows shown of a table of changes; its title says how many there are in all."""
@@ -27,11 +27,6 @@ def plain(text: str, limit: int = 200) -> str:
     shown = visible(text)
     shortened = shown if len(shown) <= limit else shown[: limit - 1] + "…"
     return _MARKDOWN.sub(lambda found: "\\" + found[0], shortened)
-
-
-def visible(text: str) -> str:
-    """Text whose control, formatting and bidirectional characters are replaced by a sign that can be seen."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 def changes_table(difference: Difference) -> dg.TableMetadataValue:

@@ -17,7 +17,7 @@ from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.examination import Examination, Finding, HashCheckSettings
 from mlsec_dagster.errors import MlsecError
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL
-from mlsec_dagster.integrity.verdicts import Materialization, Verdict, as_sentence
+from mlsec_dagster.integrity.verdicts import Materialization, Verdict, as_sentence, visible
 from mlsec_dagster.presentation import MAX_ROWS, plain
 from mlsec_dagster.sealing import subject_name
 
@@ -191,7 +191,7 @@ def _table(ranked: Sequence[tuple[str | None, tuple[Materialization | None, Find
     records = [
         dg.TableRecord(
             {
-                "partition": str(partition)[:200],
+                "partition": visible(str(partition))[:200],
                 "verdict": "passed" if finding.verdict.passed else finding.verdict.cause,
                 "what happened": plain(finding.verdict.sentence, limit=400),
                 "materialized by": materialization.run_id if materialization else "",

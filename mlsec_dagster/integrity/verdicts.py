@@ -7,6 +7,7 @@ Nothing here reads storage or a database; `docs/verdicts.md` tells the same rule
     verdict = judge(policy="append_only", sealed=sealed, stored=stored, previous=earlier)
 """
 
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -70,10 +71,20 @@ class Verdict:
     warnings: tuple[str, ...] = field(default=())
 
 
-def as_sentence(text: object) -> str:
-    """An error's or a difference's text with a full stop, so that another sentence can follow it."""
-    plain = str(text).rstrip()
-    return plain if plain.endswith((".", "!", "?")) else f"{plain}."
+def visible(text: str) -> str:
+    """Text whose control, formatting and bidirectional characters are replaced by a sign that can be seen."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
+
+
+def as_sentence(text: object, limit: int = 600) -> str:
+    """An error's or a difference's text as one sentence, so that another can follow it.
+
+    It names columns and files, and those names may have been chosen to hurt: nothing in it is invisible, and it is at most `limit` long.
+    """
+    said = visible(str(text)).rstrip()
+    if len(said) > limit:
+        said = said[: limit - 1] + "…"
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def when(timestamp: float) -> str:

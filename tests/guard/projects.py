@@ -104,11 +104,12 @@ class Project:
         with attacker(self.instance, self.after_write):
             return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
 
-    def check(self, name: str) -> Result:
+    def check(self, name: str, partition: str | None = None) -> Result:
         """Run the check of an asset alone."""
         job = self.guarded.resolve_implicit_global_asset_job_def()
         key = dg.AssetCheckKey(dg.AssetKey.from_user_string(name), "dataset_hash")
-        return Result(self._execute(job.get_subset(asset_selection=set(), asset_check_selection={key}), {}))
+        tags = {"dagster/partition": partition} if partition else {}
+        return Result(self._execute(job.get_subset(asset_selection=set(), asset_check_selection={key}), tags))
 
     def entries(self) -> list[Any]:
         ledger = open_store(self.instance)
