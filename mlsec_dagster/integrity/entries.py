@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
+
 from mlsec_dagster.errors import LedgerError
 from mlsec_dagster.integrity.checkpoints import Checkpoint
 from mlsec_dagster.integrity.keys import PublicKey, role_for
@@ -19,9 +21,8 @@ _PAE: Final = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} ".encode()
 _BEFORE_KEY: Final = f'","payloadType":"{PAYLOAD_TYPE}","signatures":[{{"keyid":"'.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A sealed statement.
+class Entry(msgspec.Struct, frozen=True):
+    """A sealed statement. A struct and not a dataclass, for it is made a million times.
 
     Attributes:
         index: Place in the ledger, from 0.
@@ -77,16 +78,11 @@ def pae(payload: bytes) -> bytes:
 
 def envelope_bytes(payload: bytes, fingerprint: str, signature: bytes) -> bytes:
     """The DSSE envelope as canonical JSON (sorted keys, no white space): the data of the leaf."""
-    return b"".join(
-        (
-            b'{"payload":"',
-            b2a_base64(payload, newline=False),
-            _BEFORE_KEY,
-            fingerprint.encode(),
-            b'","sig":"',
-            b2a_base64(signature, newline=False),
-            b'"}]}',
-        )
+    return b'{"payload":"%b%b%b","sig":"%b"}]}' % (
+        b2a_base64(payload, newline=False),
+        _BEFORE_KEY,
+        fingerprint.encode(),
+        b2a_base64(signature, newline=False),
     )
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from mlsec_dagster.storage.database import Database
 
-_ROWS: Final = 500
 _REMEMBERED_SUBJECTS: Final = 10_000
 
 Subject = tuple[str, str | None]
@@ -155,28 +154,26 @@ class Ledger:
         chosen: Sequence[tuple[Statement, SigningKey]],
         ring: KeyRing,
     ) -> tuple[Receipt, dict[Subject, int | None]]:
-        from mlsec_dagster.storage.queries import insert_rows
+        from mlsec_dagster.storage.queries import insert_rows, insert_while_made
         from mlsec_dagster.storage.tables import checkpoints, entries
 
         origin = head.origin if head else self.trust.origin or f"mlsec-dagster/{secrets.token_hex(16)}"
         now, size = time.time(), frontier.size + len(chosen)
         last = self._previous(connection, {(statement.asset, statement.partition) for statement, _ in chosen}, frontier.size)
         sealed: list[Entry] = []
-        rows: list[tuple[Any, ...]] = []
-        for index, (statement, key) in enumerate(chosen, frontier.size):
-            asset, partition, kind = statement.asset, statement.partition, statement.predicate_type
-            previous = last[asset, partition]
-            last[asset, partition] = index
-            payload = sealed_payload(statement, Position(index, origin, previous, now, size))
-            fingerprint, signature = key.public.fingerprint, key.sign(pae(payload))
-            nodes = frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature)))
-            rows.append((index, asset, partition, kind, statement.run_id, previous, fingerprint, payload, signature, nodes))
-            sealed.append(Entry(index, statement, fingerprint, now, previous, size))
-            if len(rows) == _ROWS:
-                insert_rows(connection, entries, rows)
-                rows = []
-        if rows:
-            insert_rows(connection, entries, rows)
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            for index, (statement, key) in enumerate(chosen, frontier.size):
+                asset, partition, kind = statement.asset, statement.partition, statement.predicate_type
+                previous = last[asset, partition]
+                last[asset, partition] = index
+                payload = sealed_payload(statement, Position(index, origin, previous, now, size))
+                fingerprint, signature = key.public.fingerprint, key.sign(pae(payload))
+                nodes = frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature)))
+                sealed.append(Entry(index, statement, fingerprint, now, previous, size))
+                yield index, asset, partition, kind, statement.run_id, previous, fingerprint, payload, signature, nodes
+
+        insert_while_made(connection, entries, rows(), len(chosen))
         checkpoint = sign_checkpoint(origin, size, frontier.root(), ring.key_for(CHECKPOINTS))
         insert_rows(connection, checkpoints, [(size, checkpoint.note)])
         return Receipt(tuple(sealed), checkpoint), last
@@ -274,6 +271,7 @@ class Ledger:
         """
         from sqlalchemy import select
 
+        from mlsec_dagster.storage.queries import ROWS_PER_QUERY
         from mlsec_dagster.storage.tables import entries
 
         before: dict[str | None, int] = {}
@@ -286,7 +284,7 @@ class Ledger:
                 query = select(entries.c.position).where(entries.c.asset == asset, entries.c.position > end, entries.c.position < head.size)
                 if not isinstance(partition, EveryPartition):
                     query = query.where(entries.c.partition.is_(None) if partition is None else entries.c.partition == partition)
-                positions = list(connection.execute(query.order_by(entries.c.position).limit(_ROWS)).scalars())
+                positions = list(connection.execute(query.order_by(entries.c.position).limit(ROWS_PER_QUERY)).scalars())
                 found = self._known.entries(connection, head, positions)
             for entry in found:
                 if entry.previous != before.get(entry.statement.partition):
@@ -297,7 +295,7 @@ class Ledger:
                 before[entry.statement.partition] = end = entry.index
                 if types is None or entry.statement.predicate_type in types:
                     yield entry
-            if len(found) < _ROWS:
+            if len(found) < ROWS_PER_QUERY:
                 return
 
     def guarded_since(self, asset: str) -> float | None:

@@ -53,14 +53,18 @@ class Frontier:
 
     def push(self, leaf: bytes) -> bytes:
         """Append a leaf hash; returns the hashes of the complete subtrees that end at it, lowest first, 32 bytes each."""
-        nodes, node, size, hashes = [leaf], leaf, self.size, self.hashes
+        size, hashes = self.size, self.hashes
+        self.size += 1
+        if not size & 1:  # Every second leaf completes nothing but itself.
+            hashes.append(leaf)
+            return leaf
+        nodes, node = [leaf], leaf
         while size & 1:
             node = sha256(b"\x01" + hashes.pop() + node).digest()
             nodes.append(node)
             size >>= 1
         hashes.append(node)
-        self.size += 1
-        return leaf if len(nodes) == 1 else b"".join(nodes)
+        return b"".join(nodes)
 
     def root(self) -> bytes:
         """Root of the tree at its present size."""

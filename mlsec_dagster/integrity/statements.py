@@ -69,7 +69,7 @@ class Statement:
         return run_id if isinstance(run_id, str) else None
 
 
-class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Where and when a statement was sealed; part of what the sealing key signs.
 
     Attributes:

@@ -152,6 +152,7 @@ class Database:
             return
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-32768")  # KiB: a batch does not write the same index page again and again.
+        connection.execute("PRAGMA wal_autocheckpoint=4000")  # Pages: 16 MB of log before its content moves to its place.
         deadline = time.monotonic() + WAIT_SECONDS
         while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             try:

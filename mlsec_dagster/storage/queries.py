@@ -1,29 +1,18 @@
 """The queries that are asked all the time, built once: SQLAlchemy's preparation would cost more than the database's answer."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any, Final
 
-from sqlalchemy import (
-    CompoundSelect,
-    Connection,
-    Dialect,
-    Integer,
-    Select,
-    Table,
-    bindparam,
-    func,
-    insert,
-    literal_column,
-    select,
-    union_all,
-)
+from sqlalchemy import Connection, Dialect, Table, TextClause, bindparam, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mlsec_dagster.storage.tables import checkpoints, entries
 
 ROWS_PER_QUERY: Final = 500
-_SUBJECTS_PER_QUERY: Final = 100
 
 NEWEST_CHECKPOINT: Final = select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)
 _NODES: Final = select(entries.c.position, entries.c.nodes).where(entries.c.position.in_(bindparam("some", expanding=True)))
@@ -52,19 +41,42 @@ def read_entries(connection: Connection, positions: Collection[int]) -> Sequence
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert many rows, each a tuple in the order of the table's columns.
+    """Insert rows (at most `ROWS_PER_QUERY`), each a tuple in the order of the table's columns.
 
     Plain tuples to the driver: SQLAlchemy's own preparation of every row costs more than SQLite's insertion of it.
     """
-    command, names = _insertion(table, connection.dialect)
-    connection.exec_driver_sql(command, [dict(zip(names, row, strict=True)) for row in rows] if names else list(rows))
+    names = tuple(column.name for column in table.columns)
+    if connection.dialect.name == "sqlite":  # One command, so that the interpreter is free while SQLite works.
+        connection.exec_driver_sql(_insertion(table.name, names, len(rows)), tuple(chain.from_iterable(rows)))
+    else:
+        command = _compiled(table, connection.dialect)
+        connection.exec_driver_sql(command, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 @lru_cache(maxsize=16)
-def _insertion(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...]]:
-    """The command in the driver's own words, and the names of its parameters where they go by name."""
-    command = insert(table).compile(dialect=dialect)
-    return str(command), () if dialect.positional else tuple(column.name for column in table.columns)
+def _compiled(table: Table, dialect: Dialect) -> str:
+    return str(insert(table).compile(dialect=dialect))
+
+
+@lru_cache(maxsize=16)
+def _insertion(table: str, names: tuple[str, ...], rows: int) -> str:
+    row = f"({', '.join('?' * len(names))})"
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own tables' names
+
+
+def insert_while_made(connection: Connection, table: Table, rows: Iterator[tuple[Any, ...]], count: int) -> None:
+    """Insert `count` rows while the caller's iterator is still making them: a second thread waits for the database meanwhile."""
+    if count <= ROWS_PER_QUERY:
+        insert_rows(connection, table, list(rows))
+        return
+    with ThreadPoolExecutor(1) as inserter:
+        waiting: Future[None] | None = None
+        while some := list(islice(rows, ROWS_PER_QUERY)):
+            if waiting is not None:
+                waiting.result()
+            waiting = inserter.submit(insert_rows, connection, table, some)
+        if waiting is not None:
+            waiting.result()
 
 
 def newest_positions(
@@ -79,42 +91,44 @@ def newest_positions(
 
     Args:
         connection: Where to look.
-        subjects: Assets with partition or None.
+        subjects: Assets with partition or None, any number: they go as one JSON text.
         before: Size of the ledger that is looked at.
         types: Only entries of these predicate types.
         run_id: Only entries that name this run.
     """
-    found: dict[tuple[str, str | None], int] = {}
-    kinds = None if types is None else sorted(types)
-    for nothing in (True, False):
-        chosen = [subject for subject in dict.fromkeys(subjects) if (subject[1] is None) is nothing]
-        for start in range(0, len(chosen), _SUBJECTS_PER_QUERY):
-            some = chosen[start : start + _SUBJECTS_PER_QUERY]
-            query = _newest_query(len(some), nothing, len(kinds) if kinds is not None else None, run_id is not None)
-            values: dict[str, Any] = {"before": before}
-            values |= {f"asset{i}": asset for i, (asset, _) in enumerate(some)}
-            if not nothing:
-                values |= {f"partition{i}": partition for i, (_, partition) in enumerate(some)}
-            if kinds is not None:
-                values |= {f"type{i}": kind for i, kind in enumerate(kinds)}
-            if run_id is not None:
-                values["run_id"] = run_id
-            found |= {some[i]: position for i, position in connection.execute(query, values) if position is not None}
-    return found
+    wanted = list(dict.fromkeys(subjects))
+    if not wanted:
+        return {}
+    values: dict[str, Any] = {"subjects": json.dumps(wanted), "before": before}
+    if types is not None:
+        values["types"] = sorted(types)
+    if run_id is not None:
+        values["run_id"] = run_id
+    query = _newest_query(connection.dialect.name, types is not None, run_id is not None)
+    return {wanted[number]: position for number, position in connection.execute(query, values) if position is not None}
 
 
-@lru_cache(maxsize=64)
-def _newest_query(count: int, nothing: bool, types: int | None, run: bool) -> CompoundSelect[int, int | None] | Select[int, int | None]:
-    def one(number: int) -> Select[int, int | None]:
-        query = select(entries.c.position).where(entries.c.asset == bindparam(f"asset{number}"), entries.c.position < bindparam("before"))
-        query = query.where(entries.c.partition.is_(None) if nothing else entries.c.partition == bindparam(f"partition{number}"))
-        if types is not None:
-            query = query.where(entries.c.type.in_([bindparam(f"type{i}") for i in range(types)]))
-        if run:
-            query = query.where(entries.c.run_id == bindparam("run_id"))
-        return select(literal_column(str(number), Integer), query.order_by(entries.c.position.desc()).limit(1).scalar_subquery())
+_SUBJECTS: Final = {
+    "sqlite": "SELECT key AS number, json_extract(value, '$[0]') AS asset, json_extract(value, '$[1]') AS partition"
+    " FROM json_each(:subjects)",
+    "postgresql": "SELECT place - 1 AS number, value ->> 0 AS asset, value ->> 1 AS partition"
+    " FROM json_array_elements(CAST(:subjects AS json)) WITH ORDINALITY AS listed(value, place)",
+}
 
-    return union_all(*(one(number) for number in range(count))) if count > 1 else one(0)
+
+@lru_cache(maxsize=16)
+def _newest_query(dialect: str, types: bool, run: bool) -> TextClause:
+    """By hand, for the two databases unpack JSON differently. Two branches: only "=" and "IS NULL" use the index in both."""
+    more = (" AND type IN :types" if types else "") + (" AND run_id = :run_id" if run else "")
+    newest = (
+        "(SELECT position FROM mlsec_entries AS e WHERE e.asset = s.asset AND e.partition {} AND e.position < :before{}"
+        " ORDER BY position DESC LIMIT 1)"
+    )
+    query = text(
+        f"SELECT s.number, CASE WHEN s.partition IS NULL THEN {newest.format('IS NULL', more)}"  # noqa: S608 - constants only
+        f" ELSE {newest.format('= s.partition', more)} END FROM ({_SUBJECTS[dialect]}) AS s"
+    )
+    return query.bindparams(bindparam("types", expanding=True)) if types else query
 
 
 def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -74,7 +74,7 @@ def test_a_key_that_is_not_ed25519_signs_checkpoints_too(tmp_path):
     [
         EXAMPLE.replace("20852163", "020852163"),
         EXAMPLE.replace("20852163", "-1"),
-        EXAMPLE.replace("20852163", "１２"),
+        EXAMPLE.replace("20852163", "\uff11\uff12"),
         EXAMPLE.replace("20852163", "9" * 30),
         EXAMPLE.replace("CsUY", "CsU"),
         EXAMPLE.replace("q2I=\n\n", "q2J=\n\n"),

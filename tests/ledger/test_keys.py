@@ -93,7 +93,7 @@ def test_a_file_that_is_no_key_is_refused_without_showing_it(tmp_path):
 
 def test_a_key_of_another_kind_is_pointed_to_its_uri(tmp_path):
     path = private_file(tmp_path / "p256.pem", generate_private_key(SECP256R1()))
-    with pytest.raises(SigningKeyError, match="not Ed25519.*file2:"):
+    with pytest.raises(SigningKeyError, match=r"not Ed25519.*file2:"):
         load_key_file(path)
 
 
@@ -115,7 +115,7 @@ def test_a_key_uri_needs_a_known_scheme_and_the_right_public_key(tmp_path):
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     pem = load_der_public_key(other).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(SigningKeyError, match="No signer is known.*awskms"):
+    with pytest.raises(SigningKeyError, match=r"No signer is known.*awskms"):
         KeyRing.from_uri("carrier-pigeon:x")
     with pytest.raises(SigningKeyError, match="needs its public key"):
         KeyRing.from_uri("awskms:alias/x")

@@ -396,7 +396,7 @@ def test_an_entry_hidden_in_the_middle_of_a_history_is_missed(prepared, tmp_path
     with behind_its_back(file) as database:
         database.execute("UPDATE mlsec_entries SET asset = 'c' WHERE position = 6")
     ledger = open_ledger(f"sqlite:///{file}", signer=None, trust=prepared.trust)
-    with pytest.raises(LedgerError, match="Entry 6 .* is missing"):
+    with pytest.raises(LedgerError, match=r"Entry 6 .* is missing"):
         list(ledger.history("a"))
     ledger.close()
 
