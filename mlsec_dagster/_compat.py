@@ -29,6 +29,8 @@ from dagster._core.storage.mem_io_manager import InMemoryIOManager
 from dagster._core.storage.upath_io_manager import UPathIOManager
 from dagster._utils.warnings import disable_dagster_warnings
 
+from mlsec_dagster.errors import UnverifiableError
+
 __all__ = [
     "DATA_VERSION_TAG",
     "AssetCheckEvaluation",
@@ -45,7 +47,9 @@ __all__ = [
     "disable_dagster_warnings",
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
+    "instance_of",
     "io_manager_definition",
+    "keys_of",
     "latest_storage_ids",
     "materializations_by_storage_id",
     "materialized_partitions",
@@ -53,6 +57,8 @@ __all__ = [
     "resource_definitions",
     "resources_for",
     "set_data_version",
+    "source_with_resource_defs",
+    "step_context",
     "table_slice",
     "upath_locations",
     "with_resource_defs",
@@ -62,9 +68,15 @@ __all__ = [
 
 def assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition]:
     """Asset key -> its definition, for definitions that may lack resources which others add (those of one component, for one)."""
-    assets = [dg.AssetsDefinition(specs=[each]) if isinstance(each, dg.AssetSpec) else each for each in defs.assets or []]
+    once = {id(each): each for each in defs.assets or []}.values()
+    assets = [dg.AssetsDefinition(specs=[each]) if isinstance(each, dg.AssetSpec) else each for each in once]
     graph = AssetGraph.from_assets([each for each in assets if isinstance(each, dg.AssetsDefinition | dg.SourceAsset)])
     return {key: assets_def for assets_def in graph.assets_defs for key in assets_def.keys}
+
+
+def keys_of(asset: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset) -> list[dg.AssetKey]:
+    """The keys that a user means. Text is read as Dagster shows keys: `lake/raw` has two components."""
+    return [dg.AssetKey.from_user_string(asset)] if isinstance(asset, str) else list(assets_to_keys([asset]))
 
 
 def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
@@ -119,16 +131,44 @@ def with_resource_defs(assets_def: dg.AssetsDefinition, resource_defs: Mapping[s
         return assets_def.__class__(**attributes)
 
 
+def source_with_resource_defs(source: dg.SourceAsset, resource_defs: Mapping[str, dg.ResourceDefinition]) -> dg.SourceAsset:
+    """A copy of a source asset with its own bound resources replaced."""
+    clone = copy.copy(source)
+    clone.resource_defs = dict(resource_defs)
+    return clone
+
+
 def upath_locations(manager: UPathIOManager, context: dg.InputContext | dg.OutputContext) -> dict[str | None, Any]:
     """Partition key -> the `UPath` at which a `UPathIOManager` keeps it (None for an unpartitioned asset)."""
     if context.has_asset_partitions:
-        return dict(manager._get_paths_for_partitions(context))
+        return {key: path for key, path in manager._get_paths_for_partitions(context).items()}  # noqa: C416 - widens the type of the keys
     return {None: manager._get_path(context)}
 
 
 def table_slice(manager: DbIOManager, context: dg.InputContext | dg.OutputContext, output_context: dg.OutputContext) -> tuple[Any, Any]:
     """The database client of a `DbIOManager` and the slice (table, partition) that it keeps for this context."""
     return manager._db_client, manager._get_table_slice(context, output_context)
+
+
+def step_context(context: dg.InputContext | dg.OutputContext) -> Any | None:
+    """The step that reads or writes; None outside a run, as when `Definitions.load_asset_value` reads."""
+    return context._step_context
+
+
+def instance_of(context: dg.InputContext | dg.OutputContext) -> dg.DagsterInstance:
+    """The instance whose materializations a context is about.
+
+    Raises:
+        UnverifiableError: Outside a run, none was given.
+    """
+    step = step_context(context)
+    instance = getattr(context, "_instance", None) if step is None else step.instance
+    if instance is None:
+        raise UnverifiableError(
+            f"{context.asset_key.to_user_string()} is guarded, and whether it may be read is told by its materializations: "
+            "set DAGSTER_HOME, or pass instance= to what loads it."
+        )
+    return instance
 
 
 def resource_config(step_context: Any, key: str) -> Any:

@@ -85,8 +85,8 @@ def guard(
         ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, or a dataset given twice.
     """
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
-    keyed = [(key, dataset) for dataset in declared for key in _compat.assets_to_keys([dataset.key])]
-    known = _assets_by_key(defs)
+    keyed = [(key, dataset) for dataset in declared for key in _compat.keys_of(dataset.key)]
+    known = _compat.assets_by_key(defs)
     _require_known([key for key, _ in keyed], known)
 
     checks: list[dg.AssetChecksDefinition] = []
@@ -114,15 +114,6 @@ def guard(
 
     guarded = {key: is_external(known[key]) for key, _ in keyed}
     return _with_guarded_io_managers(defs, guarded, open_seals, checks)
-
-
-def _assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset]:
-    graph = defs.resolve_asset_graph()
-    found: dict[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset] = {}
-    for assets_def in graph.assets_defs:
-        for key in assets_def.keys:
-            found[key] = assets_def
-    return found
 
 
 def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]) -> None:
@@ -170,12 +161,17 @@ def _with_guarded_io_managers(
         if definition is not None:
             wrapped_definitions[id(definition)] = wrapped_resources[key]
 
-    def wrapped_asset(asset: Any) -> Any:
-        if isinstance(asset, dg.AssetsDefinition) and asset.resource_defs:
-            return _compat.with_resource_defs(asset, wrapped_defs(asset.resource_defs))
-        return asset
-
+    assets_by_id: dict[int, Any] = {}
     jobs_by_id: dict[int, Any] = {}
+
+    def wrapped_asset(asset: Any) -> Any:
+        if not isinstance(asset, dg.AssetsDefinition | dg.SourceAsset) or not asset.resource_defs:
+            return asset
+        if id(asset) not in assets_by_id:
+            bound = wrapped_defs(asset.resource_defs)
+            bind = _compat.source_with_resource_defs if isinstance(asset, dg.SourceAsset) else _compat.with_resource_defs
+            assets_by_id[id(asset)] = bind(asset, bound)
+        return assets_by_id[id(asset)]
 
     def wrapped_job(job: Any) -> Any:
         if not isinstance(job, dg.JobDefinition):
@@ -200,7 +196,7 @@ def _with_guarded_io_managers(
         resources=wrapped_resources,
         executor=defs.executor,
         loggers=defs.loggers,
-        asset_checks=[*_each(defs.asset_checks, wrapped_asset), *checks],
+        asset_checks=[*_each(defs.asset_checks, wrapped_asset), *_each(checks, wrapped_asset)],
         metadata=defs.metadata,
         component_tree=defs.component_tree,
     )

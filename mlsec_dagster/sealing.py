@@ -172,5 +172,5 @@ def _materialization(record: Any) -> verdicts.Materialization:
 
 
 def partitions_of(context: dg.InputContext | dg.OutputContext) -> list[str | None]:
-    """The partition keys that a context is about; `[None]` for an unpartitioned asset."""
-    return list(context.asset_partition_keys) if context.has_asset_partitions else [None]
+    """The partition keys that a context is about, as text also where they have several dimensions; `[None]` for an unpartitioned asset."""
+    return [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else [None]

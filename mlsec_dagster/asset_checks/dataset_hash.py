@@ -74,7 +74,7 @@ def build_dataset_hash_checks(
     checks: list[dg.AssetChecksDefinition] = []
     for asset in assets:
         definition = asset if isinstance(asset, (dg.AssetsDefinition, dg.SourceAsset)) else None
-        for key in _compat.assets_to_keys([asset]):
+        for key in _compat.keys_of(asset):
             checks.append(build_dataset_hash_check(key, definition, settings))
     return checks
 
@@ -118,6 +118,8 @@ def build_dataset_hash_check(
         name=f"{key.to_python_identifier()}_{CHECK_NAME}",
         specs=[spec],
         required_resource_keys={io_manager_key} if io_manager_key else set(),
+        # An IO manager that is bound on the asset is nowhere else to be had.
+        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
     )
     def dataset_hash(context) -> Iterator[Any]:
         step_context = context.op_execution_context.get_step_execution_context()
@@ -148,4 +150,4 @@ def is_external(definition: dg.AssetsDefinition | dg.SourceAsset | None) -> bool
 
 
 def _partitions(context: dg.AssetCheckExecutionContext, partitions_def: dg.PartitionsDefinition | None) -> list[str | None]:
-    return list(context.op_execution_context.partition_keys) if partitions_def is not None else [None]
+    return [str(key) for key in context.op_execution_context.partition_keys] if partitions_def is not None else [None]

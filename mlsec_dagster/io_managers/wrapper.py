@@ -62,7 +62,7 @@ class SealedIOManager(dg.IOManager):
         self._guarded = guarded
         self._open_seals = open_seals
         self._storage: Storage | None = None
-        if inspect.isgeneratorfunction(wrapped.handle_output):
+        if inspect.isgeneratorfunction(getattr(wrapped, "handle_output", None)):  # an input manager has none
             self.handle_output = self._handle_output  # Dagster asks of the function itself whether it is a generator
 
     def __getattr__(self, name: str) -> Any:
