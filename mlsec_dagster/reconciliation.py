@@ -92,17 +92,16 @@ def reconcile(ledger: "Ledger", instance: dg.DagsterInstance, *, progress: Calla
     Args:
         ledger: The ledger; its entries are authenticated while they are read.
         instance: The Dagster instance that materializes these assets.
-        progress: Called now and then with the asset at hand and the number of materializations read so far.
+        progress: Called now and then with what is being read, and how many of them have been.
 
     Raises:
         LedgerError: The ledger is not what was signed.
         StoreError: It cannot be read.
     """
+    tell = progress or (lambda *_: None)
     found = Reconciliation()
     for asset in ledger.assets():
         found.assets += 1
-        if progress is not None:
-            progress(asset, found.materializations)
         # An empty name is a database of its own on disk, gone when it is closed.
         with closing(sqlite3.connect("")) as scratch:
             scratch.executescript(_SCHEMA)
@@ -110,9 +109,8 @@ def reconcile(ledger: "Ledger", instance: dg.DagsterInstance, *, progress: Calla
             for page in _materializations(instance, asset, ledger.guarded_since(asset)):
                 scratch.executemany("INSERT INTO materialization VALUES (?, ?, ?, ?)", page)
                 found.materializations += len(page)
-                if progress is not None:
-                    progress(asset, found.materializations)
-            _load_statements(scratch, ledger, asset)
+                tell(f"materializations of {asset}", found.materializations)
+            _load_statements(scratch, ledger, asset, tell)
             _compare(scratch, instance, asset, found)
     return found
 
@@ -167,11 +165,12 @@ def _materializations(instance: dg.DagsterInstance, asset: str, since: float | N
         cursor, more = page.cursor, page.has_more
 
 
-def _load_statements(scratch: sqlite3.Connection, ledger: "Ledger", asset: str) -> None:
+def _load_statements(scratch: sqlite3.Connection, ledger: "Ledger", asset: str, tell: Callable[[str, int], None]) -> None:
     names = {WRITE: "write", SEAL: "seal", ADOPTION: "adoption"}
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for entry in ledger.history(asset, types=SUBJECT_STATEMENTS):
+        for number, entry in enumerate(ledger.history(asset, types=SUBJECT_STATEMENTS)):
+            tell(f"statements about {asset}", number)
             said: Mapping[str, Any] = entry.statement.predicate
             yield (
                 entry.index,

@@ -71,7 +71,7 @@ def main() -> None:
     """  # noqa: D301 - click's mark for text that is not to be wrapped
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """Attack a guarded pipeline on real flights data, and see each attack caught.

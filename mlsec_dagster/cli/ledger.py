@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -149,6 +148,11 @@ def _document(entry: "Entry") -> dict[str, Any]:
     }
 
 
+def entry_document(entry: "Entry") -> dict[str, Any]:
+    """One entry whole, for JSON."""
+    return {**_document(entry), "digests": dict(entry.statement.digests), "predicate": dict(entry.statement.predicate)}
+
+
 def _say_line(document: dict[str, Any]) -> None:
     """One JSON object on one line."""
     click.echo(json.dumps(document))
@@ -164,10 +168,10 @@ def _show_entry(ledger: "Ledger", index: int, export_to: str | None, as_json: bo
     if export_to:
         Path(export_to).write_text(json.dumps(exported, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        say_json({**asdict(entry), "proof": exported})
+        say_json({**entry_document(entry), "proof": exported})
         return
     say(_line(entry))
-    for line in json.dumps(asdict(entry.statement), indent=2, sort_keys=True).splitlines():
+    for line in json.dumps(entry_document(entry), indent=2).splitlines():
         say(line)
     say("inclusion proof (RFC 9162), then the signed checkpoint that it leads to:")
     for node in exported["entry"]["inclusion_proof"]:

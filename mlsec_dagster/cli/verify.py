@@ -150,9 +150,7 @@ def _compare(ledger: "Ledger", settings: Settings, outcome: _Outcome, progress: 
         with settings.dagster_instance() as instance:
             from mlsec_dagster.reconciliation import reconcile
 
-            outcome.compared = reconcile(
-                ledger, instance, progress=lambda asset, done: progress(f"comparing materializations of {asset}:", done)
-            )
+            outcome.compared = reconcile(ledger, instance, progress=lambda what, done: progress(f"comparing with Dagster: {what}", done))
     except LedgerError as error:
         outcome.not_compared, outcome.differs = str(error), True
     except MlsecError as error:
@@ -223,6 +221,7 @@ def _document(outcome: _Outcome) -> dict[str, Any]:
 
 
 def _verify_export(file: Path, settings: Settings, as_json: bool) -> None:
+    from mlsec_dagster.cli.ledger import entry_document
     from mlsec_dagster.integrity.exports import verify_export
     from mlsec_dagster.integrity.verdicts import when
 
@@ -233,7 +232,7 @@ def _verify_export(file: Path, settings: Settings, as_json: bool) -> None:
         raise ConfigurationError(f"{file} is not JSON; expected what `mlsec ledger show INDEX --export FILE` writes.") from error
     entry = verify_export(document, trust)
     if as_json:
-        say_json({"verdict": "verified", "exit_code": 0, "trust": source, "entry": asdict(entry)})
+        say_json({"verdict": "verified", "exit_code": 0, "trust": source, "entry": entry_document(entry)})
         return
     subject = entry.statement.asset if entry.statement.partition is None else f"{entry.statement.asset}[{entry.statement.partition}]"
     say(f"trust: {source}")

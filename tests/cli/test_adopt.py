@@ -108,31 +108,32 @@ def test_a_workspace_file_leads_to_the_definitions_too(run: Run, tmp_path: Path)
     assert mlsec("adopt", "sales", "--all-partitions", "--reason", "x", "--yes", "-w", workspace).exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [
-        (("salse", "--all-partitions"), 2, "Did you mean 'sales'?"),
-        (("salse", "--all-partitions", "-m", "tests.cli.shop"), 2, "in these definitions. Did you mean 'sales'?"),
-        (("sales",), 2, "sales is partitioned"),
-        (("sales", "--partition", "mondy"), 2, "Did you mean 'monday'?"),
-        (("sales", "--partition", "monday", "--all-partitions"), 2, "not both"),
-        (("prices", "--all-partitions"), 2, "prices has no partitions"),
-        (("prices", "-m", "no.such.module"), 2, "cannot be loaded"),
-        (("prices", "-f", "no_such_file.py"), 2, "There is no file no_such_file.py"),
-        (("prices", "-w", "no_such_workspace.yaml"), 2, "cannot be read"),
-        (("prices", "--json"), 2, "--json cannot ask"),
-    ],
-)
-def test_wrong_input_is_one_sentence_and_adopts_nothing(
-    run: Run, instance: dg.DagsterInstance, arguments: tuple[str, ...], code: int, sentence: str
-) -> None:
+WRONG = [
+    (("salse", "--all-partitions"), "Did you mean 'sales'?"),
+    (("salse", "--all-partitions", "-m", "tests.cli.shop"), "in these definitions. Did you mean 'sales'?"),
+    (("sales",), "sales is partitioned"),
+    (("sales", "--partition", "mondy"), "Did you mean 'monday'?"),
+    (("sales", "--partition", "monday", "--all-partitions"), "not both"),
+    (("prices", "--all-partitions"), "prices has no partitions"),
+    (("prices", "-m", "no.such.module"), "cannot be loaded"),
+    (("prices", "-f", "no_such_file.py"), "There is no file no_such_file.py"),
+    (("prices", "-w", "no_such_workspace.yaml"), "cannot be read"),
+    (("prices", "-m", "tests.cli.shop", "-f", "x.py"), "Give one of -m, -f and -w"),
+    (("prices", "--reason", " "), "--reason is empty"),
+]
+
+
+def test_wrong_input_is_one_sentence_and_adopts_nothing(run: Run, instance: dg.DagsterInstance) -> None:
     run("publish")
     run("daily", "monday")
-    yes = () if "--json" in arguments else ("--yes",)
-    result = mlsec("adopt", *arguments, "--reason", "x", *yes)
-    assert result.exit_code == code, result.output
-    assert sentence in result.stderr
-    assert result.stdout == ""
+    for arguments, sentence in WRONG:
+        result = mlsec("adopt", "--reason", "x", "--yes", *arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert sentence in result.stderr, arguments
+        assert result.stdout == "", arguments
+    unasked = mlsec("adopt", "prices", "--reason", "x", "--json")
+    assert unasked.exit_code == 2
+    assert "--json cannot ask" in unasked.stderr
     assert adoptions(instance, "sales") == adoptions(instance, "prices") == []
 
 
