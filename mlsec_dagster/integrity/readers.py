@@ -8,6 +8,7 @@ Whatever is read here stays in the encoding it came in (a dictionary is not deco
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,8 +101,17 @@ def reading(source: object, limits: Limits, wanted: Wanted) -> "Generator[Source
     except MlsecError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise UnverifiableError(f"{name} cannot be read as a table ({text}); if it is damaged, materialize it again") from error
+        # Not `from error`: what logs show of this must not quote the data.
+        raise UnverifiableError(f"{name} cannot be read as a table ({_reason(error)}); if it is damaged, materialize it again") from None
+
+
+def _reason(error: Exception) -> str:
+    """A library's message without the values that it quotes: a CSV row that does not parse, a text that is no number."""
+    text = " ".join(str(error).split())
+    if "CSV" in text:
+        found = re.match(r"In CSV column #\d+: CSV conversion error to \w+|CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+", text)
+        return found[0] if found else "CSV error"
+    return re.split("['\"]", text, maxsplit=1)[0].strip()[:300] or type(error).__name__
 
 
 def _in_memory(source: Any, name: str, limits: Limits, wanted: Wanted) -> Source:
@@ -187,9 +197,10 @@ def _pandas(frame: Any, name: str, meter: Meter, wanted: Wanted) -> Source:
         hint = kind if values.dtype == object else None
         try:
             converted = pa.array(values, from_pandas=True, type=hint)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
             if hint is None:
-                raise UnverifiableError(f"{name}: column {label!r} has values of several types ({error}); give it one type") from error
+                # Arrow's own message may quote a value.
+                raise UnverifiableError(f"{name}: column {label!r} has values of several types; give it one type") from None
             converted = pa.array(values, from_pandas=True)
         chunked = converted if isinstance(converted, pa.ChunkedArray) else pa.chunked_array([converted])
         if _may_hide_nan(values.dtype, chunked.type) and any(_has_null(chunk) for chunk in chunked.chunks):
