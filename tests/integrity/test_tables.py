@@ -266,7 +266,7 @@ def test_csv_has_no_types_and_nothing_is_guessed(tmp_path: Path) -> None:
     assert grid.losses == ("column 'b': an empty CSV field is stated as null; some writers mean an empty text by it",)
     typed = table_grid(path, schema=[Column("a", "int64"), Column("b", "string")])
     assert typed.root == table_grid(pa.table({"a": [1, 2, 3], "b": ["NA", None, ""]})).root
-    with pytest.raises(UnverifiableError, match="NA"):
+    with pytest.raises(UnverifiableError, match="column #1"):
         table_grid(path, schema=[Column("b", "int64")])
 
 
