@@ -50,7 +50,6 @@ def build_at_rest_check(
         step_context = context.op_execution_context.get_step_execution_context()
         examination = Examination(key, None, None, None, settings, step_context, external=False, check_name=CHECK_NAME)
         yield _evaluate(examination)
-        examination.witness()
         yield dg.Output(None, output_name=spec.get_python_identifier())
 
     return dataset_hash_at_rest
@@ -116,6 +115,7 @@ def _evaluate(examination: Examination) -> _compat.AssetCheckEvaluation:
         )
         return examination.evaluation(None, None, Finding(Verdict(False, sentence, "unverifiable")))
     looked_at = {partition: examination.examine(partition) for partition in plan.look_at}
+    examination.witness()
     if list(latest) == [None]:
         return examination.evaluation(None, *looked_at[None])
     return _together(examination, plan, looked_at)
@@ -147,8 +147,13 @@ _CAUSES = ("ok", "adopted", "unverifiable", "input", "policy", "unsealed", "miss
 def _together(
     examination: Examination, plan: _Plan, looked_at: Mapping[str | None, tuple[Materialization | None, Finding]]
 ) -> _compat.AssetCheckEvaluation:
-    """One evaluation for all partitions, bound to the materialization of the worst."""
-    ranked = sorted(looked_at.items(), key=lambda item: -_CAUSES.index(item[1][1].verdict.cause))
+    """One evaluation for all partitions, bound to the materialization of the worst; where all are as good, to the newest."""
+
+    def badness(item: tuple[str | None, tuple[Materialization | None, Finding]]) -> tuple[int, int]:
+        materialization, finding = item[1]
+        return _CAUSES.index(finding.verdict.cause), materialization.storage_id if materialization else 0
+
+    ranked = sorted(looked_at.items(), key=badness, reverse=True)
     _, (materialization, worst) = ranked[0]
     bad = [partition for partition, (_, finding) in ranked if not finding.verdict.passed]
     sentences: list[str] = []

@@ -125,13 +125,17 @@ def test_one_evaluation_speaks_for_all_partitions_with_the_verdict_of_the_worst(
     assert "All 3 materialized partitions" in str(evaluation.description)
     assert "2 were seen for the first time" in str(evaluation.description)
 
+    # Where all are as good as each other, it is bound to the newest: Dagster asks whether that one was checked.
+    written = pipeline.instance.get_latest_storage_id_by_partition(dg.AssetKey("flights"), dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert evaluation.target_materialization_data is not None
+    assert evaluation.target_materialization_data.storage_id == written["week-2"]
+
     pipeline.tamper("week-1")
     evaluation = check("flights")
     assert not evaluation.passed
     assert "1 of 3 partitions" in str(evaluation.description)
     assert "week-1" in str(evaluation.description)
     assert table(evaluation) == {"week-1": "altered", "week-0": "passed", "week-2": "passed"}
-    written = pipeline.instance.get_latest_storage_id_by_partition(dg.AssetKey("flights"), dg.DagsterEventType.ASSET_MATERIALIZATION)
     assert evaluation.target_materialization_data is not None
     assert evaluation.target_materialization_data.storage_id == written["week-1"]
 
@@ -275,6 +279,42 @@ def test_the_sensor_asks_at_once_then_after_each_materialization_then_on_its_clo
     assert requested(now + timedelta(seconds=90)) == {"flights"}
     assert requested(now + timedelta(seconds=120)) == set()
     assert requested(now + timedelta(minutes=31)) == {"rates", "flights"}
+
+
+def test_downstream_that_waits_for_the_check_does_not_run_on_what_failed_it(pipeline: Pipeline, dagster_home: Path) -> None:
+    """The condition that `docs/security-location.md` gives: the one way in which a check of another location can hold a run back."""
+    verified = dg.AutomationCondition.all_deps_match(dg.AutomationCondition.all_checks_match(dg.AutomationCondition.check_passed()))
+
+    # Not `eager()`, which waits until every partition there can ever be was materialized.
+    updated = dg.AutomationCondition.any_deps_updated().since_last_handled()
+
+    @dg.asset(deps=["flights"], automation_condition=updated & verified)
+    def model() -> None: ...
+
+    security = mlsec.build_security_definitions(datasets=["flights"])
+    check = security.resolve_implicit_global_asset_job_def()
+    defs = dg.Definitions.merge(security, dg.Definitions(assets=[pipeline.assets["flights"], model]))
+    cursor = None
+
+    def model_requested() -> bool:
+        nonlocal cursor
+        result = dg.evaluate_automation_conditions(defs=defs, instance=pipeline.instance, cursor=cursor)
+        cursor = result.cursor
+        return any(each.key == dg.AssetKey("model") and each.true_subset.size for each in result.results)
+
+    pipeline.run("flights", "week-0")
+    check.execute_in_process(instance=pipeline.instance)
+    assert not model_requested()
+
+    pipeline.run("flights", "week-1")
+    assert not model_requested()
+    check.execute_in_process(instance=pipeline.instance)
+    assert model_requested()
+
+    pipeline.run("flights", "week-2")
+    pipeline.file("week-2").unlink()
+    check.execute_in_process(instance=pipeline.instance)
+    assert not model_requested()
 
 
 def test_the_sensor_runs_by_default_as_often_as_it_says(dagster_home: Path) -> None:
