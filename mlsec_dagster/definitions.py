@@ -20,6 +20,7 @@ from typing import Any
 
 import dagster as dg
 
+from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.at_rest import build_at_rest_check
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, validate_settings
 from mlsec_dagster.errors import ConfigurationError
@@ -69,7 +70,7 @@ def build_security_definitions(
         SigningKeyError: The default key file is readable by others.
     """
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
-    keyed = {_key(dataset.key): dataset for dataset in declared}
+    keyed = {key: dataset for dataset in declared for key in _compat.keys_of(dataset.key)}
     if not keyed:
         raise ConfigurationError(
             "build_security_definitions() was given no datasets: name at least one asset, e.g. datasets=['training_set']."
@@ -106,10 +107,6 @@ def build_security_definitions(
         ),
     )
     return dg.Definitions(asset_checks=checks, sensors=[sensor])
-
-
-def _key(key: Any) -> dg.AssetKey:
-    return dg.AssetKey.from_user_string(key) if isinstance(key, str) else dg.AssetKey.from_coercible(key)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
