@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import update_wrapper
 from typing import Any
 
 import dagster as dg
@@ -111,7 +112,9 @@ def with_resource_fn(definition: dg.ResourceDefinition, wrap: Callable[[Any], An
         return wrap(call(init_context))
 
     resource_fn = managed if _returns_context_manager(original) else plain
-    resource_fn.__name__ = getattr(original, "__name__", "resource_fn")
+    # The UI names a resource by its function. Not `__wrapped__`: Dagster asks of this function itself what it takes.
+    update_wrapper(resource_fn, original, updated=())
+    del resource_fn.__wrapped__
     clone = copy.copy(definition)
     clone._resource_fn = resource_fn
     return clone

@@ -154,10 +154,7 @@ class Twins:
             with at_home(side.home):
                 values.append(side.load(name, **options))
         plain, guarded = values
-        if hasattr(plain, "equals"):
-            assert plain.equals(guarded)
-        else:
-            assert plain == guarded
+        assert _equal(plain, guarded)
         return guarded
 
     def evaluations(self) -> list[Any]:
@@ -172,6 +169,12 @@ class Twins:
         evaluations = self.evaluations()
         assert [evaluation.description for evaluation in evaluations if not evaluation.passed] == []
         assert len(evaluations) == count
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return one.equals(other) if hasattr(one, "equals") else one == other
 
 
 @contextmanager

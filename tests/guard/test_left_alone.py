@@ -7,30 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 import pytest
-from upath import UPath
 
 from tests.guard.projects import ParquetIOManager, flights
 from tests.guard.sameness import Run, Twins, at_home
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Dagster home whose databases are there already."""
-    place = tmp_path_factory.mktemp("home")
-    (place / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    with dg.DagsterInstance.from_config(str(place)) as instance:
-        instance.get_runs()
-        instance.event_log_storage.get_materialized_partitions(dg.AssetKey("any"))
-    return place
-
-
 @pytest.fixture
-def twins(tmp_path: Path, template: Path) -> Any:
+def twins(tmp_path: Path, home_template: Path) -> Any:
     def make(build: Any, datasets: Any) -> Twins:
-        return Twins(tmp_path, build, datasets, template)
+        return Twins(tmp_path, build, datasets, home_template)
 
     return make
 
