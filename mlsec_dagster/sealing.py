@@ -98,7 +98,11 @@ class Seals:
         found: dict[str | None, Expectation] = {}
         for partition in partitions:
             entry, materialization = entries.get(partition), written.get(partition)
-            if entry is not None and materialization is not None and not verdicts.speaks_for(entry.statement, materialization):
+            if (
+                entry is not None
+                and materialization is not None
+                and not verdicts.speaks_for(entry.statement, entry.recorded_at, materialization)
+            ):
                 # The newest statement is about another materialization, as happens when runs overlap; its writer's own comes first.
                 entry = self.ledger.latest(asset, partition, (WRITE,), run_id=materialization.run_id) or entry
             standing = verdicts.stand(
@@ -127,7 +131,14 @@ class Seals:
         return self.ledger.append(statements, [manifest.to_bytes() for manifest in manifests])
 
     def adopt(self, asset: str, contents: Mapping[str | None, tuple[Manifest, str | None]], *, reason: str, adopted_by: str) -> Receipt:
-        """Trust data as it is from now on, visibly: partition -> (what is stored, where)."""
+        """Trust data as it is from now on, visibly: partition -> (what is stored, where).
+
+        Raises:
+            LedgerError: The witness has seen a longer or another ledger. Whoever deletes the ledger could otherwise have anything adopted.
+            StoreError: The witness could not be asked, or the store cannot be written. Nothing was adopted.
+        """
+        if self.ledger.witness is not None:
+            self.ledger.witness_now()
         now = time.time()
         statements = [
             statement(

@@ -125,9 +125,10 @@ def build_dataset_hash_check(
         step_context = context.op_execution_context.get_step_execution_context()
         manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
         examination = Examination(key, partitions_def, io_manager_key, manager, settings, step_context, external=is_external(definition))
-        for partition in _partitions(context, partitions_def):
-            yield examination.evaluate(partition)
+        found = {partition: examination.examine(partition) for partition in _partitions(context, partitions_def)}
         examination.witness()
+        for partition, (materialization, finding) in found.items():
+            yield examination.evaluation(partition, materialization, finding)
         yield dg.Output(None, output_name=spec.get_python_identifier())
 
     return dataset_hash

@@ -12,11 +12,11 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.known import Known
-from mlsec_dagster.errors import ConfigurationError, LimitExceededError, MlsecError, UnverifiableError
+from mlsec_dagster.errors import ConfigurationError, LedgerError, LimitExceededError, MlsecError, UnverifiableError
 from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
-from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict, as_sentence
+from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict, as_sentence, visible
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
@@ -108,6 +108,8 @@ class Examination:
         self.manager = manager
         self.io_manager_key = io_manager_key
         self._seals: Seals | None = None
+        self._silence: str | None = None
+        self._contradiction: str | None = None
 
     def seals(self) -> Seals:
         if self._seals is None:
@@ -118,16 +120,24 @@ class Examination:
         return self._seals
 
     def witness(self) -> None:
-        """Send a checkpoint to the witness if one is due; a witness that is down must not lose a verdict that was reached."""
-        if self._seals is not None:
-            try:
-                self._seals.ledger.witness_if_due()
-            except MlsecError as error:
-                self.step_context.log.warning(f"The checkpoint did not reach its witness: {error}")
+        """Compare the ledger with its witness, and hand it a checkpoint, if that is due; to be called before the evaluations are made.
 
-    def evaluate(self, partition: str | None) -> _compat.AssetCheckEvaluation:
-        """Verify one subject, and say so in an evaluation."""
-        return self.evaluation(partition, *self.examine(partition))
+        A ledger that the witness contradicts was rolled back or forked, and no verdict rests on it. A witness that is down loses no
+        verdict: each evaluation says that a rollback cannot be excluded.
+        """
+        if self._seals is None or self._seals.ledger.witness is None:
+            return
+        try:
+            self._silence = self._seals.ledger.witness_if_due()
+        except LedgerError as error:
+            self._contradiction = str(error)
+        except MlsecError as error:
+            self._silence = str(error)
+        except Exception as error:
+            self.step_context.log.exception(f"{self.check_name} on {self.asset}: the witness")
+            self._silence = f"The witness could not be asked ({type(error).__name__})."
+        if self._silence:
+            self.step_context.log.warning(self._silence)
 
     def examine(self, partition: str | None) -> tuple[Materialization | None, Finding]:
         """Verify one subject. Never raises: whatever goes wrong is a failed verdict that says so."""
@@ -373,6 +383,9 @@ class Examination:
 
     def evaluation(self, partition: str | None, materialization: Materialization | None, finding: Finding) -> _compat.AssetCheckEvaluation:
         verdict = finding.verdict
+        if self._contradiction is not None and (verdict.passed or verdict.cause == "adopted"):
+            sentence = f"{subject_name(self.asset, partition)} could not be verified: {as_sentence(self._contradiction)}"
+            verdict = Verdict(False, sentence, "unverifiable")
         manifest = finding.manifest
         facts = {
             "policy": self.settings.policy,
@@ -382,7 +395,7 @@ class Examination:
             "sealed": {"writer": "when it was written", "check": "first seen at check", "adoption": "adopted"}.get(
                 finding.first_seen or ""
             ),
-            "rollback of the ledger": None if self._witnessed() else "not verifiable: no witness is configured",
+            "rollback of the ledger": self._rollback(),
         }
         return _compat.AssetCheckEvaluation(
             asset_key=self.key,
@@ -405,8 +418,11 @@ class Examination:
             partition=partition,
         )
 
-    def _witnessed(self) -> bool:
-        return self._seals is not None and self._seals.ledger.witness is not None
+    def _rollback(self) -> str | None:
+        """What keeps a rollback of the whole ledger from being excluded; None if nothing does."""
+        if self._seals is None or self._seals.ledger.witness is None:
+            return "not verifiable: no witness is configured"
+        return f"not verifiable: {visible(self._silence)}" if self._silence else None
 
 
 def _first_seen(reference: Any) -> str:

@@ -14,7 +14,7 @@ RAW = dg.AssetKey("raw")
 
 def said(evaluation: Any) -> str:
     """What an evaluation says, without the escapes that keep it from being Markdown."""
-    return re.sub(r"\\([\\`*_{}\[\]<>#|!~])", r"\1", str(evaluation.description))
+    return re.sub(r"\\([^\w\s]|_)", r"\1", str(evaluation.description))
 
 
 def evaluation_of(result: Result, asset: str = "raw") -> Any:
