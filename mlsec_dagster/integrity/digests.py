@@ -7,13 +7,9 @@ A digest is always written with its algorithm in front, so that a reader never h
 algorithm can never be mistaken for one of the other.
 """
 
-import contextlib
 import hashlib
-import mmap
 import os
-import threading
-from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from collections.abc import Sequence
 from typing import BinaryIO, Literal, Protocol
 
 from mlsec_dagster.errors import ConfigurationError, UnverifiableError
@@ -22,10 +18,8 @@ Algorithm = Literal["blake3", "sha256"]
 ALGORITHMS: tuple[Algorithm, ...] = ("blake3", "sha256")
 DIGEST_SIZE = 32
 
-# Two buffers, one being filled while the other is hashed. They are reused, so their bytes never leave the cache: that is
-# what makes a plain `read` as fast as a memory map, without a map's danger (see `docs/manifests.md`, "Reading files").
-READ_BUFFER = 4 << 20
-# Below this a second thread and the other cores cost more than they bring.
+STREAM_BYTES = 4 << 20
+# Below this the other cores cost more than they bring.
 ONE_THREAD_BELOW = 1 << 20
 
 
@@ -103,94 +97,11 @@ def hash_stream(file: BinaryIO, algorithm: str = "blake3") -> tuple[int, str]:
     Returns:
         The number of bytes read and their digest text.
     """
-    return hash_reads(_reader(file), algorithm)
-
-
-def _reader(file: BinaryIO) -> Callable[[memoryview], int]:
-    readinto = getattr(file, "readinto", None)
-    if readinto is not None:
-        return lambda buffer: readinto(buffer) or 0
-
-    def read(buffer: memoryview) -> int:
-        data = file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    return read
-
-
-def hash_reads(
-    read_into: Callable[[memoryview], int],
-    algorithm: str = "blake3",
-    *,
-    size: int | None = None,
-    also: Callable[[memoryview], object] | None = None,
-) -> tuple[int, str]:
-    """Hashes whatever `read_into(buffer) -> bytes read` delivers until it returns 0, reading ahead in a second thread.
-
-    Args:
-        read_into: Fills a buffer and says how many bytes it put there; called from one other thread.
-        algorithm: "blake3" or "sha256".
-        size: The expected number of bytes, if known; only used to avoid threads for small input.
-        also: Is given each piece too, after it was hashed and before its buffer is used again.
-
-    Returns:
-        The number of bytes and their digest text. What `read_into` or `also` raises is raised here.
-    """
-    hasher = new_hasher(algorithm, size=size)
-    total = 0
-    if size is not None and size < ONE_THREAD_BELOW:
-        buffer = memoryview(bytearray(size + 1))
-        while count := read_into(buffer):
-            hasher.update(buffer[:count])
-            if also is not None:
-                also(buffer[:count])
-            total += count
-        return total, digest_text(algorithm, hasher.digest())
-
-    free: SimpleQueue[memoryview | None] = SimpleQueue()
-    full: SimpleQueue[tuple[memoryview, int] | BaseException] = SimpleQueue()
-
-    def read_ahead() -> None:
-        try:
-            while (buffer := free.get()) is not None:
-                count = read_into(buffer)
-                full.put((buffer, count))
-                if not count:
-                    return
-        except BaseException as error:  # handed over, and raised in the thread that waits for the data
-            full.put(error)
-
-    for buffer in _buffers():
-        free.put(buffer)
-    thread = threading.Thread(target=read_ahead, name="mlsec-read-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = full.get()
-            if isinstance(item, BaseException):
-                raise item
-            buffer, count = item
-            if not count:
-                return total, digest_text(algorithm, hasher.digest())
-            hasher.update(buffer[:count])
-            if also is not None:
-                also(buffer[:count])
-            total += count
-            free.put(buffer)
-    finally:
-        free.put(None)
-        thread.join()
-
-
-def _buffers() -> Sequence[memoryview]:
-    """Two page-aligned buffers in huge pages where the system has them (a third fewer address translations)."""
-    memory = mmap.mmap(-1, 2 * READ_BUFFER)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages: slower, not wrong
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    view = memoryview(memory)
-    return view[:READ_BUFFER], view[READ_BUFFER:]
+    hasher, total = new_hasher(algorithm), 0
+    while data := file.read(STREAM_BYTES):
+        hasher.update(data)
+        total += len(data)
+    return total, digest_text(algorithm, hasher.digest())
 
 
 def framed(*parts: bytes) -> bytes:

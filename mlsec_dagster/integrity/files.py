@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlsec_dagster.errors import UnverifiableError
-from mlsec_dagster.integrity.digests import digest_text, hash_reads, parse_digest
+from mlsec_dagster.integrity.digests import digest_text, new_hasher, parse_digest
+from mlsec_dagster.integrity.parallel_reads import ParallelReader
 
 # O_NONBLOCK keeps a FIFO from blocking the open; for a regular file it means nothing.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -281,16 +282,17 @@ def _file(
     shown = path if shown is None else shown
     before = _regular(descriptor, shown)
 
-    def read(buffer: memoryview) -> int:
-        return os.readv(descriptor, [buffer])
-
-    if target is None:
-        size, digest = hash_reads(read, algorithm, size=before.st_size)
-    else:
-        with _opened(target, _CREATE) as out:
-            size, digest = hash_reads(read, algorithm, size=before.st_size, also=lambda piece: _write_all(out, piece))
+    hasher, size = new_hasher(algorithm, size=before.st_size), 0
+    with ExitStack() as stack:
+        out = None if target is None else stack.enter_context(_opened(target, _CREATE))
+        reader = stack.enter_context(ParallelReader(descriptor, before.st_size))
+        while piece := reader.read():
+            hasher.update(piece)
+            size += len(piece)
+            if out is not None:
+                _write_all(out, piece)
     _require_unchanged(before, descriptor, path, inside=inside, shown=shown, size=size)
-    return FileEntry(name, size, digest)
+    return FileEntry(name, size, digest_text(algorithm, hasher.digest()))
 
 
 def _regular(descriptor: int, shown: object) -> os.stat_result:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsec_dagster.errors import ConfigurationError, UnverifiableError
-from mlsec_dagster.integrity import digests, files
+from mlsec_dagster.integrity import files
 from mlsec_dagster.integrity.digests import hash_bytes, hash_stream, merkle_root, parse_digest
 from mlsec_dagster.integrity.files import copy_and_hash, entry_name, hash_file, hash_path, native_entry, read_sha256sums
 from mlsec_dagster.integrity.manifest import Manifest
@@ -39,20 +39,9 @@ def test_every_way_to_hash_agrees_with_the_plain_library(tmp_path: Path, size: i
     assert (tmp_path / "copy").read_bytes() == data
 
 
-def test_a_stream_without_readinto_is_hashed_too() -> None:
-    class Reader:
-        def __init__(self) -> None:
-            self.left = [b"ab", b"c", b""]
-
-        def read(self, _size: int) -> bytes:
-            return self.left.pop(0)
-
-    assert hash_stream(Reader()) == (3, hash_bytes(b"abc"))  # type: ignore[arg-type]
-
-
 def test_an_error_while_reading_reaches_the_caller() -> None:
     class Broken(io.RawIOBase):
-        def readinto(self, _buffer: object) -> int:
+        def read(self, _size: int = -1) -> bytes:
             raise OSError("the network is gone")
 
     with pytest.raises(OSError, match="the network is gone"):
@@ -147,14 +136,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
 
     def during(action: object) -> None:
         path.write_bytes(b"x" * 100)
-        readv = os.readv
+        preadv = os.preadv
 
-        def read(descriptor: int, buffers: list[memoryview]) -> int:
-            monkeypatch.setattr(os, "readv", readv)
+        def read(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+            monkeypatch.setattr(os, "preadv", preadv)
             action()  # type: ignore[operator]
-            return readv(descriptor, buffers)
+            return preadv(descriptor, buffers, offset)
 
-        monkeypatch.setattr(os, "readv", read)
+        monkeypatch.setattr(os, "preadv", read)
 
     def replace() -> None:
         (tmp_path / "new").write_bytes(b"y" * 100)
@@ -182,9 +171,9 @@ def test_a_large_file_truncated_halfway_is_an_error_and_not_the_end_of_the_proce
     path.write_bytes(bytes(64 << 20))
     script = (
         "import os, sys; from mlsec_dagster.integrity import files\n"
-        "readv, count = os.readv, iter(range(99))\n"
-        "def read(fd, buffers):\n    if next(count) == 2: os.truncate(sys.argv[1], 4096)\n    return readv(fd, buffers)\n"
-        "os.readv = read\n"
+        "preadv = os.preadv\n"
+        "def read(fd, buffers, at):\n    if at >> 20 == 32: os.truncate(sys.argv[1], 4096)\n    return preadv(fd, buffers, at)\n"
+        "os.preadv = read\n"
         "try: files.hash_file(sys.argv[1])\nexcept files.UnverifiableError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
@@ -193,13 +182,13 @@ def test_a_large_file_truncated_halfway_is_an_error_and_not_the_end_of_the_proce
 
 def test_a_directory_that_gains_a_file_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("a")
-    hash_reads = files.hash_reads
+    write, opened = (tmp_path / "b").write_text, files._regular
 
-    def meanwhile(*arguments: object, **options: object) -> object:
-        (tmp_path / "b").write_text("b")
-        return hash_reads(*arguments, **options)  # type: ignore[arg-type]
+    def meanwhile(descriptor: int, shown: object) -> object:
+        write("b")
+        return opened(descriptor, shown)
 
-    monkeypatch.setattr(files, "hash_reads", meanwhile)
+    monkeypatch.setattr(files, "_regular", meanwhile)
     with pytest.raises(UnverifiableError, match="files were added, removed or renamed"):
         hash_path(tmp_path)
 
@@ -295,8 +284,21 @@ def test_only_a_full_object_sha256_of_a_store_saves_the_download() -> None:
         assert native_entry("a", info) is None
 
 
-def test_hashing_leaves_no_thread_behind() -> None:
+def test_hashing_leaves_no_thread_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(10 << 20))
     before = threading.active_count()
-    hash_stream(io.BytesIO(bytes(10 << 20)))
+    hash_file(path)
     assert threading.active_count() == before
-    assert digests.READ_BUFFER < 10 << 20
+    preadv = os.preadv
+
+    def fails(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == 2 << 20:  # in a helper thread
+            raise OSError(5, "Input/output error")
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fails)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UnverifiableError, match="Input/output error"):
+        hash_file(path)
+    assert threading.active_count() == before
