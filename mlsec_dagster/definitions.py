@@ -22,9 +22,9 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.at_rest import build_at_rest_check
-from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, validate_settings
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.guarding import Dataset
+from mlsec_dagster.guarding import Dataset, settings_of
 from mlsec_dagster.integrity.keys import load_or_create_key_file
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer
@@ -83,19 +83,8 @@ def build_security_definitions(
         | dg.AutomationCondition.any_deps_updated()
         | dg.AutomationCondition.cron_tick_passed(at_rest_cron)
     ).with_label("first seen, materialized, or due at rest")
-    checks: list[dg.AssetChecksDefinition] = []
-    for key, dataset in keyed.items():
-        settings = HashCheckSettings(
-            policy=dataset.policy or policy,
-            pinned=dataset.pinned,
-            severity=severity,
-            blocking=False,
-            resolver=resolver,
-            store=store,
-            signer=signer,
-        )
-        validate_settings(settings)
-        checks.append(build_at_rest_check(key, settings, automation_condition=condition))
+    defaults = HashCheckSettings(policy=policy, severity=severity, blocking=False, resolver=resolver, store=store, signer=signer)
+    checks = [build_at_rest_check(key, settings_of(dataset, defaults), automation_condition=condition) for key, dataset in keyed.items()]
     sensor = dg.AutomationConditionSensorDefinition(
         SENSOR_NAME,
         target=dg.AssetSelection.checks(*checks),

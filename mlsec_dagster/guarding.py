@@ -9,7 +9,7 @@ again before anything reads it. The rest of the project stays as it was: jobs gr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,7 +19,7 @@ from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
-from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, wrap, wrap_all
+from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, is_wrapped, wrap
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals
 
@@ -64,6 +64,9 @@ def guard(
 ) -> dg.Definitions:
     """Returns the same definitions with these assets guarded.
 
+    Guard a project as a whole and once: after `Definitions.merge`, with all of its datasets. Resources of what is merged with it later are
+    not wrapped, and reads through them are not verified.
+
     Args:
         defs: The project's definitions.
         datasets: The assets to guard: keys or definitions, or a `Dataset` for one with settings of its own.
@@ -82,41 +85,62 @@ def guard(
         dg.Definitions: With one `dataset_hash` check per dataset, and every IO manager wrapped.
 
     Raises:
-        ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, or a dataset given twice.
+        ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, a dataset given twice,
+            definitions that are guarded already, or something else than `Definitions`.
     """
+    _require_definitions(defs)
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
     keyed = [(key, dataset) for dataset in declared for key in _compat.keys_of(dataset.key)]
     known = _compat.assets_by_key(defs)
-    _require_known([key for key, _ in keyed], known)
+    require_known([key for key, _ in keyed], known)
 
-    checks: list[dg.AssetChecksDefinition] = []
-    for key, dataset in keyed:
-        settings = HashCheckSettings(
-            policy=dataset.policy or policy,
-            pinned=dataset.pinned,
-            severity=severity,
-            blocking=blocking,
-            resolver=resolver,
-            columns={
-                "label": [column for column in (dataset.label or label,) if column],
-                "time": [column for column in (dataset.time or time,) if column],
-                "ignore": list(ignore if dataset.ignore is None else dataset.ignore),
-                "sensitive": list(sensitive if dataset.sensitive is None else dataset.sensitive),
-            },
-            store=store,
-            signer=signer,
-        )
-        validate_settings(settings)
-        checks.append(build_dataset_hash_check(key, known[key], settings))
+    defaults = HashCheckSettings(
+        policy=policy,
+        severity=severity,
+        blocking=blocking,
+        resolver=resolver,
+        columns=columns_by_role(label, time, ignore, sensitive),
+        store=store,
+        signer=signer,
+    )
+    checks = [build_dataset_hash_check(key, known[key], settings_of(dataset, defaults)) for key, dataset in keyed]
 
     def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
 
     guarded = {key: is_external(known[key]) for key, _ in keyed}
-    return _with_guarded_io_managers(defs, guarded, open_seals, checks)
+    return with_guarded_io_managers(defs, guarded, open_seals, checks)
 
 
-def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]) -> None:
+def columns_by_role(label: str | None, time: str | None, ignore: Sequence[str], sensitive: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Declared columns, by what they are to the checks."""
+    return {"label": [label] if label else [], "time": [time] if time else [], "ignore": list(ignore), "sensitive": list(sensitive)}
+
+
+def settings_of(dataset: Dataset, defaults: HashCheckSettings) -> HashCheckSettings:
+    """What one dataset's check does: its own settings, and the defaults for what it leaves out.
+
+    Raises:
+        ConfigurationError: A policy or a pin that cannot be right.
+    """
+    own = {
+        "label": [dataset.label] if dataset.label else None,
+        "time": [dataset.time] if dataset.time else None,
+        "ignore": dataset.ignore,
+        "sensitive": dataset.sensitive,
+    }
+    columns = {**(defaults.columns or {}), **{role: names for role, names in own.items() if names is not None}}
+    settings = replace(defaults, policy=dataset.policy or defaults.policy, pinned=dataset.pinned, columns=columns)
+    validate_settings(settings)
+    return settings
+
+
+def require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]) -> None:
+    """Refuse keys that are not in a project, and suggest the nearest: a check on them would guard nothing.
+
+    Raises:
+        ConfigurationError: No keys, an unknown one, or one given twice.
+    """
     if not keys:
         raise ConfigurationError("guard() was given no datasets: name at least one asset, e.g. datasets=['training_set'].")
     names = [key.to_user_string() for key in known]
@@ -132,7 +156,7 @@ def _require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any]
         raise ConfigurationError(f"These datasets are given twice: {', '.join(repeated)}. Name each one once.")
 
 
-def _with_guarded_io_managers(
+def with_guarded_io_managers(
     defs: dg.Definitions, guarded: Guarded, open_seals: OpenSeals, checks: Sequence[dg.AssetChecksDefinition]
 ) -> dg.Definitions:
     """The definitions with every IO manager wrapped, wherever it is bound: on the project, on an asset, on a job.
@@ -142,25 +166,22 @@ def _with_guarded_io_managers(
     resources = dict(defs.resources or {})
     # What Dagster itself binds to assets that have none, with the configuration that it takes.
     resources.setdefault("io_manager", _compat.default_job_io_manager_with_fs_io_manager_schema)
-    wrapped_resources = wrap_all(resources, guarded, open_seals)
+    definitions = _compat.resource_definitions(resources)  # kept until the end: what is wrapped is known by its id
     wrapped_definitions: dict[int, dg.ResourceDefinition] = {}
 
     def wrapped_defs(bound: Mapping[str, dg.ResourceDefinition]) -> dict[str, dg.ResourceDefinition]:
         result: dict[str, dg.ResourceDefinition] = {}
         for name, definition in bound.items():
-            if _compat.io_manager_definition(definition) is None:
-                result[name] = definition
-            else:
+            if _compat.is_io_manager_definition(definition):
                 # The same definition stays the same object, or Dagster would see two resources in conflict under one key.
                 wrapped_definitions.setdefault(id(definition), wrap(definition, guarded, open_seals))
                 result[name] = wrapped_definitions[id(definition)]
+            else:
+                result[name] = definition
         return result
 
-    for key, resource in resources.items():
-        definition = _compat.io_manager_definition(resource)
-        if definition is not None:
-            wrapped_definitions[id(definition)] = wrapped_resources[key]
-
+    changed_resources = {name: new for name, new in wrapped_defs(definitions).items() if new is not definitions[name]}
+    wrapped_resources: dict[str, Any] = {**resources, **changed_resources}
     assets_by_id: dict[int, Any] = {}
     jobs_by_id: dict[int, Any] = {}
 
@@ -200,6 +221,18 @@ def _with_guarded_io_managers(
         metadata=defs.metadata,
         component_tree=defs.component_tree,
     )
+
+
+def _require_definitions(defs: object) -> None:
+    if not isinstance(defs, dg.Definitions):
+        raise ConfigurationError(
+            f"guard() takes the Definitions of a project, but was given a {type(defs).__name__}: "
+            "guard what a function under @definitions returns; put what a @repository lists into Definitions(assets=…, jobs=…)."
+        )
+    if any(is_wrapped(resource) for resource in (defs.resources or {}).values()):
+        raise ConfigurationError(
+            "These definitions are guarded already: name all datasets in one guard(); Dataset(key=…, policy=…) gives one settings of its own."
+        )
 
 
 def _each(items: Iterable[Any] | None, change: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlsec_dagster.errors import UnverifiableError
 from mlsec_dagster.integrity.comparison import Difference
 from mlsec_dagster.integrity.digests import digest_text, framed
 
@@ -38,12 +39,20 @@ class MultisetDigest:
         )
 
     def compare(self, other: "MultisetDigest") -> Difference:
-        """Says whether two tables hold the same rows. An order-free sum names no place, and cannot prove an append."""
+        """Says whether two tables hold the same rows. An order-free sum names no place, and cannot prove an append.
+
+        Raises:
+            UnverifiableError: The digests were made with different keys or by different engines, which says nothing about the rows.
+        """
         if self.key_id != other.key_id:
-            return Difference("rewrite", "the two digests were made with different keys and cannot be compared; compute one of them again")
+            raise UnverifiableError(
+                "its rows were hashed under another key than the one at hand, as after a rotation of the sealing key; "
+                "materialize it again, or trust it as it is with `mlsec adopt`"
+            )
         if self.engine != other.engine:
-            return Difference(
-                "rewrite", f"the digests were made by {self.engine} and {other.engine} and cannot be compared; compute one again"
+            raise UnverifiableError(
+                f"its rows were hashed by {self.engine} and now by {other.engine}, which write values differently; materialize it again, "
+                f"or trust it as it is with `mlsec adopt`"
             )
         if self.columns != other.columns:
             return Difference("schema", f"the columns differ: {_listed(self.columns)} before, {_listed(other.columns)} now")

@@ -109,7 +109,9 @@ def _reason(error: Exception) -> str:
     """A library's message without the values that it quotes: a CSV row that does not parse, a text that is no number."""
     text = " ".join(str(error).split())
     if "CSV" in text:
-        found = re.match(r"In CSV column #\d+: CSV conversion error to \w+|CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+", text)
+        found = re.match(
+            r"In CSV column #\d+: CSV conversion error to \w+|CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+", text
+        )
         return found[0] if found else "CSV error"
     return re.split("['\"]", text, maxsplit=1)[0].strip()[:300] or type(error).__name__
 

@@ -92,8 +92,10 @@ def when(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def speaks_for(statement: Statement, materialization: Materialization) -> bool:
-    """Whether a statement names the materialization it is about, and it is this one. An adoption names none: its time decides."""
+def speaks_for(statement: Statement, recorded_at: float, materialization: Materialization) -> bool:
+    """Whether a statement is about this materialization. An adoption names none: it is about what was stored when it was made."""
+    if statement.predicate_type == ADOPTION:
+        return recorded_at >= materialization.timestamp
     if statement.predicate_type == SEAL:
         return statement.predicate.get("storage_id") == materialization.storage_id
     return statement.predicate_type == WRITE and statement.predicate.get("run_id") == materialization.run_id

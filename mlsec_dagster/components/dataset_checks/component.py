@@ -24,10 +24,10 @@ from dagster.components.core.decl import ComponentDecl
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.guarding import _require_known, _with_guarded_io_managers
+from mlsec_dagster.guarding import Dataset, columns_by_role, require_known, settings_of, with_guarded_io_managers
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals
@@ -151,16 +151,15 @@ class DatasetChecksComponent(dg.Component, Attributes):
                 policy, or a dataset given twice; names file and line.
         """
         known = _assets_around(context)
-        resolver = self._resolver()
+        defaults = self._defaults()
         checks: list[dg.AssetChecksDefinition] = []
         for index, (key, dataset) in enumerate(zip(self.asset_keys(), self.datasets, strict=True)):
             with self._located("datasets", index):
                 if known is not None:
-                    _require_known([key], known)
+                    require_known([key], known)
                 if key in self.asset_keys()[:index]:
                     raise ConfigurationError(f"{key.to_user_string()!r} is given twice: name each dataset once.")
-                settings = self._settings(dataset, resolver)
-                validate_settings(settings)
+                settings = settings_of(Dataset(**dataset.model_dump()), defaults)
                 checks.append(build_dataset_hash_check(key, (known or {}).get(key), settings))
         return dg.Definitions(asset_checks=checks)
 
@@ -174,20 +173,13 @@ class DatasetChecksComponent(dg.Component, Attributes):
     def own_signer(self) -> Signer | None:
         return Signer(**self.signer.model_dump()) if self.signer else None
 
-    def _settings(self, dataset: DatasetAttributes, resolver: Resolver | None) -> HashCheckSettings:
-        label, time = dataset.label or self.label, dataset.time or self.time
+    def _defaults(self) -> HashCheckSettings:
         return HashCheckSettings(
-            policy=dataset.policy or self.policy,
-            pinned=dataset.pinned,
+            policy=self.policy,
             severity=dg.AssetCheckSeverity(self.severity),
             blocking=self.blocking,
-            resolver=resolver,
-            columns={
-                "label": [label] if label else [],
-                "time": [time] if time else [],
-                "ignore": self.ignore if dataset.ignore is None else dataset.ignore,
-                "sensitive": self.sensitive if dataset.sensitive is None else dataset.sensitive,
-            },
+            resolver=self._resolver(),
+            columns=columns_by_role(self.label, self.time, self.ignore, self.sensitive),
             store=self.own_store(),
             signer=self.own_signer(),
         )
@@ -252,7 +244,7 @@ def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
 
     known = _compat.assets_by_key(defs)
     guarded = {key: is_external(known[key]) for component in components for key in component.asset_keys()}
-    return _with_guarded_io_managers(defs, guarded, open_seals, [])
+    return with_guarded_io_managers(defs, guarded, open_seals, [])
 
 
 def _assets_around(context: dg.ComponentLoadContext) -> Mapping[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset] | None:
