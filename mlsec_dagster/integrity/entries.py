@@ -142,11 +142,6 @@ def examine(row: Row, index: int, origin: str, book: KeyBook, keys: Mapping[str,
         return Finding("inserted", f"was signed for another ledger, {position.origin!r}, not for {origin!r}")
     if position.index != index:
         return Finding("reordered", f"holds the statement that was signed as entry {position.index}")
-    refusal = (
-        book.refused.get(index) if statement.predicate_type == KEYS else book.refusal(row.key, role_for(statement.predicate_type), index)
-    )
-    if refusal is not None:
-        return Finding(*refusal)
     for column, found, expected in (
         ("asset", row.asset, statement.asset),
         ("partition", row.partition, statement.partition),
@@ -158,6 +153,14 @@ def examine(row: Row, index: int, origin: str, book: KeyBook, keys: Mapping[str,
             return Finding(
                 "altered", f"is indexed under {column} {found!r}, but its signed statement says {expected!r}: the index column was changed"
             )
+    if statement.predicate_type != KEYS:
+        refusal = book.refusal(row.key, role_for(statement.predicate_type), index)
+    elif index in book.accepted:
+        refusal = None
+    else:
+        refusal = book.refused.get(index, ("wrong key", f"changes the trusted keys but is signed by {row.key}, which is not trusted"))
+    if refusal is not None:
+        return Finding(*refusal)
     return Entry(index, statement, row.key, position.recorded_at, position.previous, position.size)
 
 

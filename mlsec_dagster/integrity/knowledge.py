@@ -174,10 +174,11 @@ class Knowledge:
         wanted = sorted(positions)
         for start in range(0, len(wanted), ROWS_PER_QUERY):
             some = wanted[start : start + ROWS_PER_QUERY]
-            rows: Sequence[Row] = read_entries(connection, some)
-            missing = set(some) - {row.position for row in rows}
+            stored = {row.position: row for row in read_entries(connection, some)}
+            missing = [position for position in some if position not in stored]
             if missing:
-                raise LedgerError(f"Entry {min(missing)} is missing: it was removed. {HINT}")
+                raise LedgerError(f"Entry {missing[0]} is missing: it was removed. {HINT}")
+            rows: Sequence[Row] = [stored[position] for position in some]
             keys = self.public_keys(connection, {str(row.key) for row in rows})
             for row in rows:
                 entry = examine(row, row.position, head.origin, self.book, keys)

@@ -248,7 +248,12 @@ class Ledger:
             if head is None:
                 return None
             found = newest_positions(connection, [(asset, partition)], before=head.size, types=types, run_id=run_id)
-            return next(iter(self._known.entries(connection, head, list(found.values()))), None)
+            entry = next(iter(self._known.entries(connection, head, found.values())), None)
+            if entry is not None:
+                _require_subject(entry, asset, {partition}, types)
+                if run_id is not None and entry.statement.run_id != run_id:
+                    raise LedgerError(f"The store answered with run {entry.statement.run_id!r} when asked for {run_id!r}. {HINT}")
+            return entry
 
     def latest_by_partition(self, asset: str, partitions: Collection[str | None], types: Collection[str]) -> dict[str | None, Entry]:
         """The newest entry of each partition that has one; as `latest`, for many partitions with few queries."""
@@ -259,7 +264,11 @@ class Ledger:
             if head is None:
                 return {}
             found = newest_positions(connection, [(asset, partition) for partition in partitions], before=head.size, types=types)
-            return {entry.statement.partition: entry for entry in self._known.entries(connection, head, list(found.values()))}
+            entries = self._known.entries(connection, head, found.values())
+            asked = set(partitions)
+            for entry in entries:
+                _require_subject(entry, asset, asked, types)
+            return {entry.statement.partition: entry for entry in entries}
 
     def history(self, asset: str, partition: str | EveryPartition | None = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
         """All entries about an asset, oldest first, each authenticated as by `latest`.
@@ -287,6 +296,7 @@ class Ledger:
                 positions = list(connection.execute(query.order_by(entries.c.position).limit(ROWS_PER_QUERY)).scalars())
                 found = self._known.entries(connection, head, positions)
             for entry in found:
+                _require_subject(entry, asset, None if isinstance(partition, EveryPartition) else {partition}, None)
                 if entry.previous != before.get(entry.statement.partition):
                     raise LedgerError(
                         f"Entry {entry.previous} about {asset!r} is missing from its history: "
@@ -316,6 +326,7 @@ class Ledger:
             if position is None:
                 return None
             entry = self._known.entries(connection, head, [position])[0]
+        _require_subject(entry, asset, None, None)
         if entry.previous is not None:
             raise LedgerError(f"Entry {entry.previous} about {asset!r} is missing: its row was removed or its index changed. {HINT}")
         return entry.recorded_at
@@ -427,3 +438,16 @@ class Ledger:
     def witness_if_due(self) -> str | None:
         """As `witness_now`, at most once per interval of the witness. See `witnessing.publish_if_due`."""
         return witnessing.publish_if_due(self)
+
+
+def _require_subject(entry: Entry, asset: str, partitions: Collection[str | None] | None, types: Collection[str] | None) -> None:
+    """A store is not believed to have found what it was asked for: its owner may have exchanged tables, views and collations."""
+    said = entry.statement
+    if (
+        said.asset != asset
+        or (partitions is not None and said.partition not in partitions)
+        or (types is not None and said.predicate_type not in types)
+    ):
+        raise LedgerError(
+            f"The store answered with entry {entry.index}, which is about another subject, when asked about {asset!r}. {HINT}"
+        )

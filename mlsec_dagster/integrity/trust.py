@@ -16,7 +16,7 @@ Trust starts from pinned fingerprints. Further keys come in through `KEYS` state
 
 import base64
 import binascii
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -122,10 +122,17 @@ class TrustedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyBook:
-    """The trusted keys of one ledger, and the keys changes that were not accepted, with the reason."""
+    """The trusted keys of one ledger.
+
+    Attributes:
+        keys: By fingerprint.
+        refused: The changes of keys that were not accepted, by index, with kind and reason.
+        accepted: The indexes of those that were.
+    """
 
     keys: Mapping[str, TrustedKey]
     refused: Mapping[int, tuple[str, str]]
+    accepted: frozenset[int]
 
     def refusal(self, fingerprint: str, role: Role, index: int) -> tuple[str, str] | None:
         """Why a signature of this key for entry `index` is not trusted: (kind, sentence). None if it is.
@@ -201,7 +208,7 @@ class Trust:
             vouched |= new  # A key that vouches backwards may explain statements before its own: look again.
 
 
-def _follow(start: Mapping[str, TrustedKey], changes: Iterable[SignedKeyChange]) -> tuple[KeyBook, dict[str, TrustedKey]]:
+def _follow(start: Mapping[str, TrustedKey], ordered: Sequence[SignedKeyChange]) -> tuple[KeyBook, dict[str, TrustedKey]]:
     keys = dict(start)
     refused: dict[int, tuple[str, str]] = {}
     vouched: dict[str, TrustedKey] = {}
@@ -212,7 +219,7 @@ def _follow(start: Mapping[str, TrustedKey], changes: Iterable[SignedKeyChange])
                 del keys[other.fingerprint]
                 void(other.fingerprint, 0, successor)
 
-    for signed in changes:
+    for signed in ordered:
         change, signer, index = signed.change, keys.get(signed.signer), signed.index
         if signer is None or index < signer.since:
             refused[index] = "wrong key", f"changes the trusted keys but is signed by {signed.signer}, which is not trusted"
@@ -239,7 +246,7 @@ def _follow(start: Mapping[str, TrustedKey], changes: Iterable[SignedKeyChange])
             else:
                 keys[change.fingerprint] = replace(target, until=size if target.until is None else min(size, target.until))
                 void(change.fingerprint, size, signed.signer)
-    return KeyBook(keys, refused), vouched
+    return KeyBook(keys, refused, frozenset(signed.index for signed in ordered) - refused.keys()), vouched
 
 
 def readable_keys(blobs: Mapping[str, bytes]) -> dict[str, PublicKey]:

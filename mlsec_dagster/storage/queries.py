@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, Table, TextClause, bindparam, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
+from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.storage.tables import checkpoints, entries
 
 ROWS_PER_QUERY: Final = 500
@@ -99,6 +100,8 @@ def newest_positions(
     wanted = list(dict.fromkeys(subjects))
     if not wanted:
         return {}
+    if any("\0" in name for subject in wanted for name in subject if name):
+        raise ConfigurationError("The name of an asset or partition holds a NUL character, which databases cannot keep.")
     values: dict[str, Any] = {"subjects": json.dumps(wanted), "before": before}
     if types is not None:
         values["types"] = sorted(types)

@@ -49,7 +49,7 @@ def test_an_empty_ledger_has_nothing(ledger: Ledger):
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, min_size=1, max_size=5))
+@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), unique=True, min_size=1, max_size=5))
 def test_a_partition_may_have_any_name(ledger: Ledger, names):
     receipt = ledger.append([write("a", name) for name in names])
     found = ledger.latest_by_partition("a", names, {WRITE})
@@ -139,6 +139,8 @@ def test_an_append_without_statements_or_with_a_reserved_name_is_refused(ledger:
         ledger.append([write(ledger={})])
     with pytest.raises(ConfigurationError, match="Keys are changed"):
         ledger.append([Statement("a", None, KEYS, {}, {})])
+    with pytest.raises(ConfigurationError, match="NUL"):
+        ledger.append([write("a\0b")])
     with pytest.raises(ConfigurationError, match="JSON"):
         ledger.append([write(), write(value=object())])
     assert ledger.checkpoint() is None

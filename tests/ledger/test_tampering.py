@@ -353,8 +353,9 @@ def test_a_key_that_lets_itself_in_is_not_trusted(attack, prepared, thief):
         database.execute("INSERT INTO mlsec_public_keys VALUES (?, ?)", (thief.fingerprint, thief.sealing.public.spki))
 
     found = attack(change)
-    assert (found.first.index, found.first.kind) == (SIZE, "wrong key")
+    assert (found.first.index, found.first.kind) == (SIZE, "inserted")
     assert thief.fingerprint in found.first.sentence
+    assert (found.problems[1].index, found.problems[1].kind) == (SIZE + 1, "wrong key")
 
 
 def test_a_public_key_exchanged_under_the_pinned_name_is_not_used(attack, prepared, thief):
@@ -387,6 +388,28 @@ def test_a_lookup_refuses_what_it_would_have_to_believe(prepared, tmp_path, chan
     ledger = open_ledger(f"sqlite:///{file}", signer=None, trust=prepared.trust)
     with pytest.raises(LedgerError):
         ledger.latest(asset, partition, {WRITE, SEAL})
+    ledger.close()
+
+
+def test_a_database_that_answers_with_another_subject_is_not_believed(prepared, tmp_path):
+    """The table is replaced by a view under which everything is about what is asked for."""
+    file = tmp_path / "copy.db"
+    shutil.copyfile(prepared.file, file)
+    with behind_its_back(file) as database:
+        database.execute("ALTER TABLE mlsec_entries RENAME TO hidden")
+        database.execute(
+            "CREATE VIEW mlsec_entries AS SELECT position, asset COLLATE NOCASE AS asset, partition, type, run_id, previous,"
+            " key, payload, signature, nodes FROM hidden"
+        )
+    ledger = open_ledger(f"sqlite:///{file}", signer=None, trust=prepared.trust)
+    with pytest.raises(LedgerError, match="another subject"):
+        ledger.latest("A", "1", {WRITE, SEAL})
+    with pytest.raises(LedgerError, match="another subject"):
+        ledger.latest_by_partition("A", ["1"], {WRITE, SEAL})
+    with pytest.raises(LedgerError, match="another subject"):
+        list(ledger.history("A"))
+    with pytest.raises(LedgerError, match="another subject"):
+        ledger.guarded_since("A")
     ledger.close()
 
 
