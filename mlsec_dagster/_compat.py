@@ -22,7 +22,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.job_definition import default_job_io_manager, default_job_io_manager_with_fs_io_manager_schema
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import DagsterEventType
-from dagster._core.execution.build_resources import wrap_resource_for_execution, wrap_resources_for_execution
+from dagster._core.execution.build_resources import wrap_resources_for_execution
 from dagster._core.execution.plan.utils import build_resources_for_manager as _build_resources_for_manager
 from dagster._core.storage.db_io_manager import DbIOManager
 from dagster._core.storage.input_manager import IInputManagerDefinition
@@ -49,7 +49,7 @@ __all__ = [
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
     "instance_of",
-    "io_manager_definition",
+    "is_io_manager_definition",
     "keys_of",
     "latest_storage_ids",
     "materializations_by_storage_id",
@@ -80,10 +80,9 @@ def keys_of(asset: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.
     return [dg.AssetKey.from_user_string(asset)] if isinstance(asset, str) else list(assets_to_keys([asset]))
 
 
-def io_manager_definition(resource: object) -> dg.ResourceDefinition | None:
-    """The definition behind a resource if it can load inputs or handle outputs, else None (the resource is something else)."""
-    definition = wrap_resource_for_execution(resource)
-    return definition if isinstance(definition, IInputManagerDefinition) else None
+def is_io_manager_definition(definition: dg.ResourceDefinition) -> bool:
+    """Whether what a definition makes can load inputs or handle outputs."""
+    return isinstance(definition, IInputManagerDefinition)
 
 
 def resource_definitions(resources: Mapping[str, Any]) -> dict[str, dg.ResourceDefinition]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -306,13 +307,14 @@ def _subject(context: dg.InputContext | dg.OutputContext, output_context: Any, p
 
 def wrap(definition: dg.ResourceDefinition, guarded: Guarded, open_seals: OpenSeals) -> dg.ResourceDefinition:
     """A copy of an IO manager's definition whose manager seals and verifies."""
-    return _compat.with_resource_fn(definition, lambda manager: SealedIOManager(manager, guarded, open_seals))
+    wrapped = _compat.with_resource_fn(definition, lambda manager: SealedIOManager(manager, guarded, open_seals))
+    _WRAPPED.add(wrapped)
+    return wrapped
 
 
-def wrap_all(resources: Mapping[str, Any], guarded: Guarded, open_seals: OpenSeals) -> dict[str, Any]:
-    """Every IO manager among `resources` wrapped, everything else as it was."""
-    definitions = {key: _compat.io_manager_definition(resource) for key, resource in resources.items()}
-    return {
-        key: resource if (definition := definitions[key]) is None else wrap(definition, guarded, open_seals)
-        for key, resource in resources.items()
-    }
+def is_wrapped(resource: object) -> bool:
+    """Whether a resource is an IO manager that seals and verifies already."""
+    return isinstance(resource, dg.ResourceDefinition) and resource in _WRAPPED
+
+
+_WRAPPED: weakref.WeakSet[dg.ResourceDefinition] = weakref.WeakSet()
