@@ -19,6 +19,7 @@ from pydantic import Field
 from mlsec_dagster.errors import StoreError
 
 if TYPE_CHECKING:
+    from mlsec_dagster.integrity.keys import SigningKey
     from mlsec_dagster.integrity.ledger import Ledger
 
 LOCAL_EXECUTORS = frozenset({"in_process", "multiprocess", "multi_or_in_process_executor", "execute_in_process_executor"})
@@ -120,7 +121,7 @@ def _value(setting: str | None) -> str | None:
 
 
 def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bool) -> "Ledger":
-    from mlsec_dagster.integrity.keys import KeyRing, load_key_uri, load_or_create_key_file
+    from mlsec_dagster.integrity.keys import KeyRing, load_key_uri
     from mlsec_dagster.integrity.ledger import open_ledger
     from mlsec_dagster.integrity.trust import Trust
     from mlsec_dagster.integrity.witness import Witness
@@ -131,7 +132,7 @@ def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bo
         sealing = (
             load_key_uri(key_uri, public_key=_pem(_value(signer.public_key)))
             if key_uri
-            else load_or_create_key_file(_under(home, "keys/mlsec.pem"))
+            else _default_key(home, begun=read_only or (url is None and _under(home, "ledger.db").exists()))
         )
         checkpoints = load_key_uri(checkpoints_uri, public_key=_pem(_value(signer.checkpoints_public_key))) if checkpoints_uri else None
         ring = KeyRing(sealing, checkpoints=checkpoints)
@@ -143,6 +144,14 @@ def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bo
         trust=Trust([str(_value(key)) for key in store.trusted_keys] or (list(ring.publics) if ring else [])),
         witness=Witness(witness, interval_minutes=store.witness_every_minutes) if witness else None,
     )
+
+
+def _default_key(home: Path | None, *, begun: bool) -> "SigningKey":
+    """The key file of the home, made on first use. A ledger that has begun has its key: a new one in its place would only hide the loss."""
+    from mlsec_dagster.integrity.keys import load_key_file, load_or_create_key_file
+
+    path = _under(home, "keys/mlsec.pem")
+    return load_key_file(path) if begun else load_or_create_key_file(path)
 
 
 def _under(home: Path | None, name: str) -> Path:
