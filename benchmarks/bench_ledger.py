@@ -19,11 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner  # pyright: ignore[reportPrivateImportUsage]
+
 from benchmarks.measure import alternately, in_fresh_process, row
 from mlsec_dagster.integrity.entries import envelope_bytes, pae
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import Ledger, open_ledger
-from mlsec_dagster.integrity.statements import WRITE, Statement
+from mlsec_dagster.integrity.statements import PAYLOAD_TYPE, WRITE, Statement
 from mlsec_dagster.integrity.trust import Trust
 from mlsec_dagster.integrity.verification import verify_ledger
 
@@ -153,12 +157,19 @@ def batched(count: int) -> dict[str, Any]:
             plain.connection.close()
             return seconds
 
-        seconds, signed, inserted = alternately(ours, signing, inserting, repeats=7 if count < 20_000 else 5)
+        private: Any = load_pem_private_key((directory / "key.pem").read_bytes(), None)
+        signer = CryptoSigner(private)
+
+        def enveloping() -> float:
+            return timed(lambda: [Envelope(statement.to_bytes(), PAYLOAD_TYPE, {}).sign(signer) for statement in made])
+
+        works = (ours, signing, inserting, enveloping)
+        seconds, signed, inserted, enveloped = alternately(*works, repeats=7 if count < 20_000 else 5)
     name, slower = max(("bare signing", signed), ("SQLite insert in one transaction", inserted), key=lambda peer: peer[1])
     rate, peer_rate = count / seconds, count / slower
     return row(
         "ledger", f"{count} batched", ours=rate, peer_name=name, peer=peer_rate, ratio=rate / peer_rate,
-        demand="at least 0.8x", holds=rate >= 0.8 * peer_rate, unit="per s",
+        demand="at least 0.8x", holds=rate >= 0.8 * peer_rate, unit="per s", securesystemslib_dsse=count / enveloped,
     )  # fmt: skip
 
 

@@ -95,3 +95,46 @@ def test_no_changed_document_says_anything_else(ledger: Ledger, trust: Trust, da
         return
     # What may differ is only what nothing depends on: signatures by keys that nobody knows.
     assert path[0] == "checkpoint"
+
+
+def test_an_auditor_verifies_a_document_by_the_written_format_alone(ledger: Ledger, trust: Trust):
+    """As docs/ledger.md tells it, with none of our code: the standard library, and one Ed25519 verification."""
+    from hashlib import sha256
+
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    ledger.append([write(run_id=str(i)) for i in range(11)])
+    (pinned,) = trust.pinned
+    document = round_trip(ledger.export(6))
+
+    spki = base64.b64decode(document["public_keys"][pinned])
+    assert "SHA256:" + sha256(spki).hexdigest() == pinned
+    key = load_der_public_key(spki)
+
+    envelope = document["entry"]["envelope"]
+    payload = base64.b64decode(envelope["payload"])
+    key.verify(
+        base64.b64decode(envelope["signatures"][0]["sig"]), b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload)
+    )
+
+    node = sha256(b"\0" + json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode()).digest()
+    text, _, line = document["checkpoint"].rpartition("\n\n")
+    origin, size, root = text.split("\n")
+    place, last = document["entry"]["index"], int(size) - 1
+    for encoded in document["entry"]["inclusion_proof"]:
+        other = base64.b64decode(encoded)
+        if place % 2 or place == last:
+            node = sha256(b"\1" + other + node).digest()
+            while place % 2 == 0 and place:
+                place, last = place // 2, last // 2
+        else:
+            node = sha256(b"\1" + node + other).digest()
+        place, last = place // 2, last // 2
+    assert (last, base64.b64encode(node).decode()) == (0, root)
+
+    dash, name, signature = line.split()
+    assert (dash, name) == ("—", origin)
+    assert base64.b64decode(signature)[:4] == sha256(origin.encode() + b"\n\1" + spki[-32:]).digest()[:4]
+    key.verify(base64.b64decode(signature)[4:], (text + "\n").encode())
+    position = json.loads(payload)["predicate"]["ledger"]
+    assert (position["origin"], position["index"], position["size"]) == (origin, 6, int(size))

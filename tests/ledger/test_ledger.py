@@ -219,9 +219,8 @@ def test_a_writer_never_signs_over_an_edited_store(opened, ledger: Ledger, file)
 def test_an_entry_that_was_slipped_in_behind_the_checkpoint_stops_the_writer(ledger: Ledger, file):
     ledger.append([write()])
     with behind_its_back(file) as database:
-        database.execute(
-            "INSERT INTO mlsec_entries SELECT 1, asset, partition, type, run_id, previous, key, payload, signature, nodes FROM mlsec_entries"
-        )
+        columns = "asset, partition, type, run_id, previous, key, payload, signature, nodes"
+        database.execute(f"INSERT INTO mlsec_entries SELECT 1, {columns} FROM mlsec_entries")
     with pytest.raises(LedgerError, match="inserted"):
         ledger.append([write()])
 
