@@ -17,16 +17,21 @@ from mlsec_dagster.integrity.verdicts import visible
 MAX_ROWS = 100
 """Rows shown of a table of changes; its title says how many there are in all."""
 
-# What Markdown (CommonMark and GitHub's tables, strike-through and bare links) would read as more than text. An underscore
-# between letters is none of it, so that asset names stay readable where the text is shown as it is.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|~!@#]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.")
+# What Markdown (CommonMark and GitHub's tables and strike-through) would read as more than text. An underscore between letters is
+# none of it, so that asset names stay readable where the text is shown as it is.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~!#]|(?<![^\W_])_|_(?![^\W_])")
+
+# A bare link is one even where it is escaped, because the UI looks for links in the text that is left. So they are defanged, in the
+# way that security reports do it: http[:]//, www[.], name[@].
+_LINK = re.compile(r"(?<=http):(?=//)|(?<=https):(?=//)|(?<=www)\.|(?<=\w)@(?=\w)", re.IGNORECASE)
 
 
 def plain(text: str, limit: int = 200) -> str:
     """Text from data as text: no Markdown, no links, no control or bidirectional characters, at most `limit` characters."""
     shown = visible(text)
     shortened = shown if len(shown) <= limit else shown[: limit - 1] + "…"
-    return _MARKDOWN.sub(lambda found: "\\" + found[0], shortened)
+    defanged = _LINK.sub(lambda found: f"[{found[0]}]", shortened)
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], defanged)
 
 
 def changes_table(difference: Difference) -> dg.TableMetadataValue:
