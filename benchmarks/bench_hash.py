@@ -48,17 +48,18 @@ def bare(path: str) -> str:
 def model_signing(path: str, algorithm: str) -> "Iterator[Any]":
     command = [str(peer_python()), "-c", PEER, path, algorithm]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        asked, answered = process.stdin, process.stdout
+        if asked is None or answered is None:
+            raise RuntimeError("the peer has no pipes")
 
         def hash_once() -> float:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
+            asked.write("\n")
+            asked.flush()
+            return float(answered.readline())
 
         hash_once()  # imports and reads into the cache
         yield hash_once
-        process.stdin.close()
+        asked.close()
 
 
 def run(sizes: list[str] | None = None) -> list[dict[str, Any]]:

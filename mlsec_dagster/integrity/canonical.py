@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlsec_dagster.errors import LimitExceededError, LossyContainerError, UnverifiableError, VerificationError
+from mlsec_dagster.integrity import buffers
 from mlsec_dagster.integrity.digests import framed
 from mlsec_dagster.integrity.logical import canonical_type, item_type, type_text
 
@@ -85,7 +86,7 @@ def _listed(values: "pa.Array[Any]") -> "pa.Array[Any]":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = buffers.numbers(pc.list_value_length(values))
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
     return pa.LargeListArray.from_arrays(offsets, values.flatten(), mask=values.is_null() if values.null_count else None)
 
@@ -146,9 +147,9 @@ class _Encoder:
             return
         valid = None
         if values.null_count:
-            bits = _bits(values.buffers()[0], values.offset, len(values))
-            valid = np.unpackbits(bits, count=len(values), bitorder="little").view(np.bool_)
-            self.frame(bits)
+            packed = buffers.bits(values.buffers()[0], values.offset, len(values))
+            valid = buffers.mask(packed, len(values))
+            self.frame(packed)
         else:
             self.frame(np.empty(0, np.uint8))
         if t.is_struct(kind):
@@ -161,7 +162,7 @@ class _Encoder:
             self.texts(values, valid)
         elif t.is_boolean(kind):
             filled = values if valid is None else values.fill_null(False)
-            self.frame(_bits(filled.buffers()[1], filled.offset, len(filled)))
+            self.frame(buffers.bits(filled.buffers()[1], filled.offset, len(filled)))
         else:
             self.fixed(_exact(values, kind, self.column), valid)
 
@@ -175,7 +176,7 @@ class _Encoder:
             if len(lengths) > lengths.null_count and pc.any(pc.not_equal(lengths, size)).as_py():
                 raise VerificationError(f"column {self.column!r} holds lists of other lengths than the {size} items of its type")
         else:
-            self.lengths(lengths.fill_null(0).to_numpy(zero_copy_only=False))
+            self.lengths(buffers.numbers(lengths))
         # `flatten` leaves out the items that lie under null slots.
         self.node(values.flatten(), item_type(kind))
 
@@ -194,12 +195,12 @@ class _Encoder:
             import pyarrow as pa
 
             values = values.cast(pa.binary())
-        offsets = _offsets(values)
+        offsets = buffers.offsets(values)
         lengths = np.diff(offsets)
         if valid is not None and lengths[~valid].any():
             text = t.is_string(values.type) or t.is_large_string(values.type)
             values = values.fill_null("" if text else b"")
-            offsets = _offsets(values)
+            offsets = buffers.offsets(values)
             lengths = np.diff(offsets)
         self.lengths(lengths)
         data = values.buffers()[2]
@@ -230,32 +231,6 @@ class _Encoder:
         elif valid is not None:
             raw = raw.reshape(-1, width) * valid.view("u1")[:, None]
         self.frame(raw)
-
-
-def _bits(buffer: "pa.Buffer | None", offset: int, count: int) -> "np.ndarray[Any, Any]":
-    """Returns `count` bits from `offset` on, packed from the least significant bit, with zeros behind the last."""
-    import numpy as np
-
-    if buffer is None or not count:
-        return np.zeros((count + 7) // 8, np.uint8)
-    raw = np.frombuffer(buffer, np.uint8)[offset // 8 : (offset + count + 7) // 8]
-    if offset % 8:
-        return np.packbits(np.unpackbits(raw, bitorder="little")[offset % 8 : offset % 8 + count], bitorder="little")
-    packed = raw.copy()
-    if count % 8:
-        packed[-1] &= (1 << count % 8) - 1
-    return packed
-
-
-def _offsets(values: "pa.Array[Any]") -> "np.ndarray[Any, Any]":
-    import numpy as np
-    import pyarrow.types as t
-
-    wide = t.is_large_string(values.type) or t.is_large_binary(values.type)
-    buffer = values.buffers()[1]
-    if buffer is None or not len(values):
-        return np.zeros(1, np.int32)
-    return np.frombuffer(buffer, np.int64 if wide else np.int32)[values.offset : values.offset + len(values) + 1]
 
 
 def _exact(values: "pa.Array[Any]", kind: "pa.DataType", column: str) -> "pa.Array[Any]":

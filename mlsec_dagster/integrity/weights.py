@@ -10,6 +10,8 @@ so the weight of a dictionary's or a view's value is looked up, never built.
 
 from typing import TYPE_CHECKING, Any
 
+from mlsec_dagster.integrity.buffers import numbers, valid
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -38,15 +40,13 @@ def row_weights(values: "pa.Array[Any]", kind: "pa.DataType") -> "int | np.ndarr
     if t.is_null(found):
         return empty
     if isinstance(values, pa.DictionaryArray):
-        indices = values.indices
         weights = _spread(row_weights(values.dictionary, kind), len(values.dictionary))
         picked = np.full(len(values), empty, np.int64)
-        valid = indices.is_valid().to_numpy(zero_copy_only=False)
-        picked[valid] = weights[indices.drop_null().to_numpy()]
+        picked[valid(values.indices)] = weights[numbers(values.indices.drop_null())]
         return picked
     if t.is_run_end_encoded(found):
         first, count = values.find_physical_offset(), values.find_physical_length()
-        ends = np.minimum(values.run_ends.to_numpy()[first : first + count].astype(np.int64) - values.offset, len(values))
+        ends = np.minimum(numbers(values.run_ends)[first : first + count] - values.offset, len(values))
         return np.repeat(_spread(row_weights(values.values.slice(first, count), kind), count), np.diff(ends, prepend=0))
     if t.is_struct(found):
         total: int | np.ndarray[Any, np.dtype[np.int64]] = 0
@@ -98,11 +98,11 @@ def _text_weights(values: "pa.Array[Any]") -> "np.ndarray[Any, np.dtype[np.int64
     if t.is_string_view(values.type) or t.is_binary_view(values.type):
         # A view is 16 bytes, the first four of which are the length.
         lengths = np.frombuffer(values.buffers()[1], np.int32)[::4][values.offset : values.offset + len(values)].astype(np.int64)
-        lengths[values.is_null().to_numpy(zero_copy_only=False)] = 0
+        lengths[~valid(values)] = 0
         return lengths + PREFIX
     if t.is_fixed_size_binary(values.type):
-        return np.where(values.is_valid().to_numpy(zero_copy_only=False), values.type.byte_width, 0).astype(np.int64) + PREFIX
-    return pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64) + PREFIX
+        return np.where(valid(values), values.type.byte_width, 0).astype(np.int64) + PREFIX
+    return numbers(pc.binary_length(values)) + PREFIX
 
 
 def _list_weights(values: "pa.Array[Any]", kind: "pa.DataType") -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -115,7 +115,7 @@ def _list_weights(values: "pa.Array[Any]", kind: "pa.DataType") -> "np.ndarray[A
 
     if isinstance(values, pa.MapArray):
         values = values.cast(pa.list_(pa.struct([pa.field("key", values.type.key_type), pa.field("value", values.type.item_type)])))
-    lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = numbers(pc.list_value_length(values))
     inner = item_type(kind)
     fixed = fixed_weight(inner)
     if fixed is not None:
@@ -123,7 +123,7 @@ def _list_weights(values: "pa.Array[Any]", kind: "pa.DataType") -> "np.ndarray[A
     if t.is_list_view(values.type) or t.is_large_list_view(values.type):
         # Views may overlap: weigh the items once, and look each view's sum up.
         items = np.concatenate([[0], np.cumsum(_spread(row_weights(values.values, inner), len(values.values)))])
-        starts = values.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        starts = numbers(values.offsets)
         starts = np.where(lengths > 0, starts, 0)
         return items[starts + lengths] - items[starts] + PREFIX
     flat = values.flatten()

@@ -168,6 +168,15 @@ def test_is_table_knows_tables_without_importing_anything() -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_reading_a_table_file_imports_neither_pandas_nor_polars(tmp_path: Path) -> None:
+    path = _written(tmp_path, "parquet")
+    script = (
+        "import sys; from mlsec_dagster.integrity.tables import table_grid; table_grid(sys.argv[1]);"
+        "print([m for m in ('pandas', 'polars', 'duckdb', 'ibis', 'dagster') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "column",
     [
