@@ -14,7 +14,9 @@ _PART_BYTES = 2 << 20
 
 
 def buffer(size: int) -> memoryview:
-    """Returns writable memory, in huge pages where the system has them (a third fewer address translations)."""
+    """Returns writable memory; if it is large, in huge pages where the system has them (a third fewer address translations)."""
+    if size < _PART_BYTES:
+        return memoryview(bytearray(size))
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages: slower, not wrong
@@ -32,8 +34,10 @@ class ParallelReader:
         self._descriptor = descriptor
         self._offset = 0
         count = min(os.cpu_count() or 1, 4, max(1, size // _PART_BYTES))
-        self._whole = buffer(count * _PART_BYTES)
-        self._parts = [self._whole[number * _PART_BYTES : (number + 1) * _PART_BYTES] for number in range(count)]
+        # For a small file, one byte more than it should have.
+        self._part = part = min(_PART_BYTES, size + 1)
+        self._whole = buffer(count * part)
+        self._parts = [self._whole[number * part : (number + 1) * part] for number in range(count)]
         self._helpers = [_Helper(descriptor, part) for part in self._parts[1:]]
 
     def __enter__(self) -> "ParallelReader":
@@ -51,7 +55,7 @@ class ParallelReader:
         """
         start = self._offset
         for number, helper in enumerate(self._helpers, 1):
-            helper.begin(start + number * _PART_BYTES)
+            helper.begin(start + number * self._part)
         try:
             first = os.preadv(self._descriptor, [self._parts[0]], start)
         finally:
@@ -63,7 +67,7 @@ class ParallelReader:
             if isinstance(count, OSError):
                 raise count
             total += count
-            if count < _PART_BYTES:
+            if count < self._part:
                 break  # what lies behind a gap is not the file's next byte
         self._offset += total
         return self._whole[:total]
