@@ -20,8 +20,17 @@ from mlsec_dagster.integrity.files import copy_and_hash
 from mlsec_dagster.integrity.manifest import FileEntry, Manifest
 from mlsec_dagster.io_managers.storage import Stored, Subject, Verify, load_between_verifications
 
-INNER = "inner_io_manager"
-"""Method under which the cloud packages' configurable IO managers keep the manager that does the work."""
+INNER = ("inner_io_manager", "_internal_io_manager")
+"""Methods and properties under which the cloud packages' configurable IO managers keep the manager that does the work."""
+
+
+def inner_manager(manager: Any) -> Any:
+    """The manager that does the work inside a configurable one of the cloud packages; any other is its own."""
+    for name in INNER:
+        inner = getattr(manager, name, None)
+        if inner is not None:
+            return inner() if callable(inner) else inner
+    return manager
 
 
 class PathStorage:
@@ -102,9 +111,9 @@ class PathStorage:
 
         # The base class asks of the function itself whether it is to be awaited.
         load_from_path = load_later if inspect.iscoroutinefunction(original.load_from_path) else load_now
-        if not _loads_path_by_path(original):
+        if not _loads_path_by_path(original) or not _only_delegates(self._manager, original):
             return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
-        return _redirected(self._manager, original, load_from_path).load_input(context)
+        return _redirected(original, load_from_path).load_input(context)
 
 
 def _is_local(path: Any) -> bool:
@@ -128,12 +137,13 @@ def _loads_path_by_path(manager: Any) -> bool:
     return all(getattr(cls, name) is getattr(base, name) for name in ("load_partitions", "load_partitions_async", "load_input"))
 
 
-def _redirected(manager: Any, upath_manager: Any, load_from_path: Callable[..., Any]) -> Any:
+def _only_delegates(manager: Any, inner: Any) -> bool:
+    """Whether loading through the outer manager is loading through its inner one: a user's subclass may do more."""
+    return manager is inner or type(manager).load_input.__module__.startswith("dagster_")
+
+
+def _redirected(manager: Any, load_from_path: Callable[..., Any]) -> Any:
     """A copy of an IO manager whose reads of a path go through `load_from_path`; the original stays as it was."""
-    clone = copy.copy(upath_manager)
+    clone = copy.copy(manager)
     object.__setattr__(clone, "load_from_path", load_from_path)
-    if manager is upath_manager:
-        return clone
-    outer = copy.copy(manager)
-    object.__setattr__(outer, INNER, lambda: clone)
-    return outer
+    return clone

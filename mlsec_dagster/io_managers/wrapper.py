@@ -20,7 +20,7 @@ from mlsec_dagster.integrity.verdicts import as_sentence
 from mlsec_dagster.io_managers.database import DatabaseStorage
 from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
-from mlsec_dagster.io_managers.paths import INNER, PathStorage
+from mlsec_dagster.io_managers.paths import PathStorage, inner_manager
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
 from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement
 
@@ -41,7 +41,7 @@ def storage_of(manager: Any, row_key: Callable[[], bytes]) -> Storage:
         manager: An IO manager or input manager, not wrapped.
         row_key: Gives the secret key of multiset hashes; called only where a database table is hashed.
     """
-    inner = getattr(manager, INNER)() if hasattr(manager, INNER) else manager
+    inner = inner_manager(manager)
     if isinstance(inner, _compat.UPathIOManager):
         for cls in type(inner).__mro__:
             if cls.__name__ in OBJECT_CLIENTS:
