@@ -75,7 +75,7 @@ def run_drill(home: Path, console: Console) -> int:
             console.print("\n[bold]Afterwards[/bold], with every attack undone")
             train(project, ticks)
         except DrillError as error:
-            console.print(f"[red bold]The drill stopped:[/red bold] {error}")
+            console.print(Text.assemble(("The drill stopped: ", "red bold"), str(error)))
             return 1
         console.print()
         console.print(summary(outcomes))
@@ -85,7 +85,7 @@ def run_drill(home: Path, console: Console) -> int:
 def summary(outcomes: Sequence[Outcome]) -> Table:
     """One row for each attack."""
     table = Table(show_lines=True)
-    table.add_column("attack", width=18)
+    table.add_column("attack", width=17)
     table.add_column("what came of it", overflow="fold")
     table.add_column("trained?", justify="center", width=8)
     for number, outcome in enumerate(outcomes, 1):
@@ -132,8 +132,15 @@ def _conclude(console: Console, project: Project, outcomes: Sequence[Outcome], s
 def _open_ui(home: Path) -> int:
     if not (home / MARKER).exists():
         raise ConfigurationError(f"{home} holds no demo yet: run `mlsec demo` first.")
-    # A worker that is started must see what the drill saw: the same home, the same witness.
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "MLSEC_WITNESS": str(home / "witness"), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    os.execve(  # noqa: S606 - Dagster takes this process over, and with it its signals and its exit code
-        sys.executable, [sys.executable, "-m", "dagster", "dev", "-m", "mlsec_dagster.demo.definitions"], environment
-    )
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        # Runs that are started there must see what the drill saw.
+        "MLSEC_WITNESS": str(home / "witness"),
+        # The security team's own location, beside the pipeline's, with a ledger and a key of its own.
+        "MLSEC_SECURITY_DATASETS": "training_set,delay_model",
+    }
+    modules = ("mlsec_dagster.demo.definitions", "mlsec_dagster.definitions")
+    command = [sys.executable, "-m", "dagster", "dev", *(word for module in modules for word in ("-m", module))]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - Dagster takes this process over, and with it signals and exit code

@@ -216,7 +216,7 @@ def new_project(home: Path, protect: Callable[[Path], dg.Definitions], unguarded
     home.mkdir(parents=True)
     (home / MARKER).touch()
     (home / "evidence").mkdir()
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     with _environment(DAGSTER_HOME=str(home)), dg.DagsterInstance.from_config(str(home)) as instance:
         yield Project(home, instance, protect(home / "witness"), unguarded)
 

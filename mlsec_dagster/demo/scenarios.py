@@ -69,7 +69,7 @@ def flip_labels_in_storage(project: Project) -> Outcome:
         _verified_at_load(run),
         _place(file, run),
         trained,
-        (f"/runs/{run.run_id}",),
+        (_failure_page(run),),
     )
 
 
@@ -95,7 +95,7 @@ def swap_between_write_and_check(project: Project) -> Outcome:
         "the blocking check dataset_hash; flight_features did not run" if changed and stopped else "",
         _place(file, run),
         trained(),
-        ("/assets/raw_flights?view=checks", f"/runs/{run.run_id}"),
+        ("/assets/raw_flights?view=checks", f"/runs/{run.run_id}?logs=type:ASSET_CHECK_EVALUATION"),
     )
 
 
@@ -118,7 +118,7 @@ def edit_the_ledger(project: Project) -> Outcome:
         f"the reader: {run.failed_step} verified the signature of the row; and mlsec verify" if caught else "",
         f"ledger entry {first.index}: {first.kind}" if first else "",
         trained,
-        (f"/runs/{run.run_id}", project.verify_command(edited)),
+        (_failure_page(run), project.verify_command(edited)),
     )
 
 
@@ -134,14 +134,14 @@ def roll_the_ledger_back(project: Project) -> Outcome:
             run = project.run_in_new_process("train_model")
         has_trained = trained()
     rolled_back = next((problem.sentence for problem in found.problems if problem.kind == "rolled back"), "")
-    caught = rolled_back and without.rollback == "not verifiable" and not run.success
+    caught = rolled_back and without.rollback == "not verifiable" and run.error == "LedgerError"
     return Outcome(
         "the ledger rolled back",
-        f"put an earlier copy of ledger.db back, all of it properly signed, and flipped the labels of {count:,} flights",
-        f"mlsec verify, by the witness; {run.failed_step} refused to read" if caught else "",
+        f"put back a copy of ledger.db from before the training set was first sealed, properly signed, and flipped {count:,} labels",
+        f"the reader: {run.failed_step} asked the witness before it trusted data without a seal; and mlsec verify" if caught else "",
         rolled_back,
         has_trained,
-        (f"/runs/{run.run_id}", project.verify_command(earlier)),
+        (_failure_page(run), project.verify_command(earlier)),
         f"Without a witness, mlsec verify could only say: {without.rollback_sentence}",
     )
 
@@ -164,7 +164,7 @@ def switch_the_check_off(project: Project) -> Outcome:
         if unsealed
         else "",
         trained(),
-        (f"/runs/{dark.run_id}", f"/runs/{build.run_id}", project.verify_command()),
+        (f"/runs/{dark.run_id}", _failure_page(build), project.verify_command()),
     )
 
 
@@ -189,7 +189,6 @@ def ingest_clean_weeks(project: Project, progress: Callable[[str, Run], None]) -
     """
     for number, week in enumerate(pipeline.weeks.get_partition_keys()[:CLEAN_WEEKS], 1):
         if number == CLEAN_WEEKS:
-            progress("training set", require_success(project.run("build_training_set")))
             attacks.copy_database(project.ledger, _earlier(project))
         progress(f"week of {week}", require_success(project.run("weekly_ingest", week)))
     train(project, progress)
@@ -243,6 +242,10 @@ def _untrained(project: Project) -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether the model has been written or materialized since the block began."""
     before = project.model()
     yield lambda: project.model() != before
+
+
+def _failure_page(run: Run) -> str:
+    return f"/runs/{run.run_id}?logs=type:STEP_FAILURE"
 
 
 def _verified_at_load(run: Run) -> str:
