@@ -125,7 +125,12 @@ def build_dataset_hash_check(
         step_context = context.op_execution_context.get_step_execution_context()
         manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
         examination = Examination(key, partitions_def, io_manager_key, manager, settings, step_context, external=is_external(definition))
-        found = {partition: examination.examine(partition) for partition in _partitions(context, partitions_def)}
+        try:
+            partitions = _partitions(context, partitions_def)
+        except Exception as error:
+            found = {None: (None, examination.stopped(None, error))}
+        else:
+            found = {partition: examination.examine(partition) for partition in partitions}
         examination.witness()
         for partition, (materialization, finding) in found.items():
             yield examination.evaluation(partition, materialization, finding)

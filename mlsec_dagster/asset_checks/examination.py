@@ -18,7 +18,7 @@ from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
 from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict, as_sentence, visible
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
-from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
+from mlsec_dagster.io_managers.storage import Storage, Stored, Subject, keeps_nothing
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
 from mlsec_dagster.presentation import evaluation_metadata, plain
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
@@ -149,12 +149,19 @@ class Examination:
         except MlsecError as error:
             sentence = f"{subject} could not be verified: {as_sentence(error)}"
         except Exception as error:
-            self.step_context.log.exception(f"{self.check_name} on {subject}")
-            sentence = (
-                f"{subject} could not be verified, because the check stopped with {type(error).__name__}: {as_sentence(error)} "
-                f"This is no statement about the data; the log of this step has the traceback."
-            )
+            return materialization, self.stopped(partition, error)
         return materialization, Finding(Verdict(False, sentence, "unverifiable"))
+
+    def stopped(self, partition: str | None, error: Exception) -> Finding:
+        """What is found where the check itself went wrong."""
+        subject = subject_name(self.asset, partition)
+        self.step_context.log.error(f"{self.check_name} on {subject}", exc_info=error)
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        sentence = (
+            f"{subject} could not be verified, because the check stopped with {as_sentence(what)} "
+            f"This is no statement about the data; the log of this step has the traceback."
+        )
+        return Finding(Verdict(False, sentence, "unverifiable"))
 
     # What is known
 
@@ -184,11 +191,11 @@ class Examination:
         )
 
     def _stored(
-        self, partition: str | None, reference: Any, event: dg.AssetMaterialization | None
+        self, partition: str | None, reference: Any, event: dg.AssetMaterialization | None, *, writes_itself: bool
     ) -> AbstractContextManager[Stored | None]:
         """Look at what is stored: through the IO manager that wrote it, else at the place that the materialization reports."""
         location = reference.statement.predicate.get("location") if reference else None
-        storage = self._storage()
+        storage = None if writes_itself else self._storage()
         written_by_manager = reference is not None and reference.statement.predicate.get("io_manager")
         if written_by_manager and storage is not None:
             return storage.examine(self._subject(partition, location))
@@ -203,7 +210,9 @@ class Examination:
             return private_copy(str(reported or location))
         table = event.metadata.get("dagster/table_name") if event else None
         raise UnverifiableError(
-            f"it is not known where {self.asset} is stored: its materialization reports "
+            f"it is not known where {self.asset} is stored: "
+            + ("its IO manager was handed None, and " if writes_itself else "")
+            + "its materialization reports "
             + (
                 f"the table {table.value}, which this check cannot reach by itself; pass resolver= with a relation for it."
                 if table
@@ -220,15 +229,14 @@ class Examination:
                 Verdict(False, f"{subject} was never materialized, so there is nothing to verify: materialize it.", "unverifiable")
             )
         known = Known.read(seals, self.asset, partition, materialization)
+        writes_itself = known.write is not None and keeps_nothing(known.write.statement.predicate.get("files_root"))
+        if writes_itself:
+            known = known.of_what_it_wrote_itself()
         reference = known.reference(materialization)
         event = self._event(materialization)
-        with self._stored(partition, reference, event) as stored:
+        with self._stored(partition, reference, event, writes_itself=writes_itself) as stored:
             if stored is None:
-                return Finding(
-                    Verdict(
-                        False, f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again.", "missing"
-                    )
-                )
+                return Finding(self._missing(subject, reference, event))
             overtaken: list[str] = []
             later = known.overtaken(reference) if reference else None
             if later is not None and _same_bytes(later.statement.predicate, _roots(stored.manifest)):
@@ -247,6 +255,19 @@ class Examination:
             if finding.verdict.passed:
                 finding = replace(finding, verdict=self._judge(subject, finding, sealed, manifest, previous, notes))
         return self._seal(partition, materialization, finding, sealed, known)
+
+    def _missing(self, subject: str, reference: Any, event: dg.AssetMaterialization | None) -> Verdict:
+        table = event.metadata.get("dagster/table_name") if event else None
+        if reference is None and table is not None:
+            sentence = (
+                f"{subject} could not be verified: its materialization reports the table {table.value}, which this check cannot reach "
+                f"by itself; pass resolver= with a relation for it."
+            )
+            return Verdict(False, sentence, "unverifiable")
+        sentence = f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again."
+        if reference is None:
+            sentence += " If it writes for itself, let it report `path` or `dagster/uri`, or pass resolver=."
+        return Verdict(False, sentence, "missing")
 
     def _event(self, materialization: Materialization | None) -> dg.AssetMaterialization | None:
         if materialization is None:
@@ -382,10 +403,13 @@ class Examination:
         return replace(finding, entry=receipt.entries[0].index)
 
     def evaluation(self, partition: str | None, materialization: Materialization | None, finding: Finding) -> _compat.AssetCheckEvaluation:
-        verdict = finding.verdict
-        if self._contradiction is not None and (verdict.passed or verdict.cause == "adopted"):
-            sentence = f"{subject_name(self.asset, partition)} could not be verified: {as_sentence(self._contradiction)}"
-            verdict = Verdict(False, sentence, "unverifiable")
+        """The evaluation that tells a finding. Never raises: one that cannot be told in full is told as failed."""
+        try:
+            return self._told(partition, materialization, finding, self._metadata(materialization, finding))
+        except Exception as error:
+            return self._told(partition, materialization, self.stopped(partition, error), {})
+
+    def _metadata(self, materialization: Materialization | None, finding: Finding) -> dict[str, Any]:
         manifest = finding.manifest
         facts = {
             "policy": self.settings.policy,
@@ -397,18 +421,27 @@ class Examination:
             ),
             "rollback of the ledger": self._rollback(),
         }
+        return evaluation_metadata(
+            difference=finding.verdict.difference,
+            warnings=finding.verdict.warnings,
+            facts=facts,
+            materialization_run=materialization.run_id if materialization else None,
+        )
+
+    def _told(
+        self, partition: str | None, materialization: Materialization | None, finding: Finding, metadata: dict[str, Any]
+    ) -> _compat.AssetCheckEvaluation:
+        verdict = finding.verdict
+        if self._contradiction is not None and (verdict.passed or verdict.cause == "adopted"):
+            sentence = f"{subject_name(self.asset, partition)} could not be verified: {as_sentence(self._contradiction)}"
+            verdict = Verdict(False, sentence, "unverifiable")
         return _compat.AssetCheckEvaluation(
             asset_key=self.key,
             check_name=self.check_name,
             passed=verdict.passed,
             severity=dg.AssetCheckSeverity.WARN if verdict.cause == "adopted" else self.settings.severity,
             description=plain(verdict.sentence, limit=2000),
-            metadata=evaluation_metadata(
-                difference=verdict.difference,
-                warnings=verdict.warnings,
-                facts=facts,
-                materialization_run=materialization.run_id if materialization else None,
-            ),
+            metadata=metadata,
             target_materialization_data=_compat.AssetCheckEvaluationTargetMaterializationData(
                 storage_id=materialization.storage_id, run_id=materialization.run_id, timestamp=materialization.timestamp
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
 from mlsec_dagster.integrity.verdicts import Materialization, Policy
+from mlsec_dagster.io_managers.storage import keeps_nothing
 from mlsec_dagster.sealing import Seals
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ class Known:
             write = latest(asset, partition, (WRITE,), run_id=materialization.run_id) or newest
         return cls(write, newest, latest(asset, partition, (ADOPTION,)), latest(asset, partition, (SEAL,)))
 
+    def of_what_it_wrote_itself(self) -> Known:
+        """The same without the statements that say only that an IO manager was handed None."""
+        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Known(
+            **{
+                name: None if entry and keeps_nothing(entry.statement.predicate.get("files_root")) else entry
+                for name, entry in entries.items()
+            }
+        )
+
     def overtaken(self, reference: Entry) -> Entry | None:
         """What a later run has written since, its materialization not yet recorded; None if nothing."""
         return self.newest_write if self.newest_write is not None and self.newest_write.index > reference.index else None
@@ -48,7 +59,8 @@ class Known:
             speaking.append(self.adoption)
         if speaking:
             return max(speaking, key=lambda entry: entry.index)
-        if self.seal and self.seal.statement.predicate.get("first_seen") == "check" and self._is_about(materialization):
+        seen = self.seal.statement.predicate if self.seal else {}
+        if seen.get("first_seen") == "check" and seen.get("cause") != "unsealed" and self._is_about(materialization):
             return self.seal
         return None
 

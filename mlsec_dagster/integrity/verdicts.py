@@ -132,7 +132,7 @@ def stand(
         if materialization is not None and guarded_since is not None and materialization.timestamp > guarded_since:
             return Standing("refused", unsealed(subject, materialization))
         return Standing("adoptable")
-    if statement_type == SEAL and predicate.get("verdict") == "failed" and predicate.get("blocking", True):
+    if statement_type == SEAL and predicate.get("verdict") == "failed" and not _only_told(predicate):
         return Standing(
             "refused",
             f"{subject} failed its last dataset_hash check: {as_sentence(predicate.get('reason', 'no reason recorded'))} "
@@ -143,6 +143,11 @@ def stand(
     if statement_type != ADOPTION and predicate.get("run_id") == materialization.run_id:
         return Standing("sealed")
     return Standing("refused", unsealed(subject, materialization))
+
+
+def _only_told(predicate: Mapping[str, Any]) -> bool:
+    """Whether a failed check blocks nobody: its asset's owner wants it told only, and the bytes themselves are those that were sealed."""
+    return not predicate.get("blocking", True) and predicate.get("cause") in ("policy", "input")
 
 
 def unsealed(subject: str, materialization: Materialization) -> str:

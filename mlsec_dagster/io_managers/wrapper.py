@@ -21,7 +21,7 @@ from mlsec_dagster.io_managers.database import DatabaseStorage
 from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS, ObjectStorage
 from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
 from mlsec_dagster.io_managers.paths import PathStorage, inner_manager
-from mlsec_dagster.io_managers.storage import Storage, Stored, Subject
+from mlsec_dagster.io_managers.storage import Storage, Stored, Subject, keeps_nothing
 from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement
 
 OpenSeals = Callable[[dg.DagsterInstance, str | None], Seals]
@@ -86,8 +86,9 @@ class SealedIOManager(dg.IOManager):
         if not context.has_asset_key or context.asset_key not in self._guarded:
             yield from _write(self.wrapped, context, obj)
             return
-        # The ledger is opened first: data that could not be sealed is not written.
+        # The ledger is asked first: data that could not be sealed is not written.
         seals = self._seals(context)
+        seals.ledger.checkpoint()
         grid, losses = _grid_of_value(obj)
         reported = yield from _write(self.wrapped, context, obj)
         partitions = partitions_of(context)
@@ -121,7 +122,8 @@ class SealedIOManager(dg.IOManager):
         )
         if len(contents) == 1:
             manifest = next(iter(contents.values()))[0]
-            _compat.set_data_version(context, str(manifest.content_root or manifest.files_root))
+            if not keeps_nothing(manifest.files_root):
+                _compat.set_data_version(context, str(manifest.content_root or manifest.files_root))
 
     def load_input(self, context: dg.InputContext) -> Any:
         if not context.has_asset_key or context.asset_key not in self._guarded:
@@ -176,7 +178,7 @@ class SealedIOManager(dg.IOManager):
 
 
 _READS: dict[tuple[str, str], dict[tuple[str, str | None], dict[str, Any]]] = {}
-"""(run id, step key) -> what that step has read last of each subject, verified; part of the statement about everything that the step writes."""
+"""(run id, step key) -> what that step read last of each subject, verified; part of the statement about everything that it writes."""
 
 
 def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> None:
@@ -187,9 +189,14 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
         UnverifiableError: There is no common digest to compare.
     """
     expectation.require()
-    if expectation.entry is None:
+    entry = expectation.entry
+    if keeps_nothing(stored.manifest.files_root) and expectation.materialization is not None:
+        # A check's later seal is about what the asset wrote for itself; that its IO manager was handed None, its writer sealed.
+        run_id = expectation.materialization.run_id
+        entry = seals.ledger.latest(expectation.asset, expectation.partition, (WRITE,), run_id=run_id) or entry
+    if entry is None:
         raise UnverifiableError(f"{expectation.subject} has no seal to hold the stored bytes against.")
-    sealed = expectation.entry.statement.predicate
+    sealed = entry.statement.predicate
     found = stored.manifest
     if sealed.get("files_root") and (found.files_root or not found.content_root):
         same = sealed["files_root"] == found.files_root
@@ -200,7 +207,7 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
             f"{expectation.subject} was sealed in another form than it is read in, so it could not be verified: materialize it again."
         )
     if not same:
-        difference = locate(seals.manifest(expectation.entry, name="sealed"), stored)
+        difference = locate(seals.manifest(entry, name="sealed"), stored)
         raise VerificationError(
             f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {as_sentence(difference.sentence)} "
             f"It was not loaded. Keep the stored data as evidence, find out who wrote to it, and materialize it again."
