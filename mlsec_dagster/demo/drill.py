@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlsec_dagster.demo.project import MARKER, DrillError, Project, Run, new_project
+from mlsec_dagster.demo.project import MARKER, DrillError, Project, Run, mlsec_command, new_project
 from mlsec_dagster.demo.scenarios import ATTACKS, CLEAN_WEEKS, Outcome, ingest_clean_weeks, train
 from mlsec_dagster.errors import ConfigurationError
 
@@ -124,7 +124,7 @@ def _conclude(console: Console, project: Project, outcomes: Sequence[Outcome], s
         console.print(
             f"[green bold]All {len(outcomes)} attacks were caught[/green bold] in {seconds:.0f} s. No model was trained on what they left."
         )
-    console.print("The pages are those of the Dagster UI: [bold]mlsec demo --ui[/bold] (or make ui) opens it on this history.")
+    console.print(Text(f"The pages are those of the Dagster UI: {mlsec_command()} demo --ui (or make ui) opens it on this history."))
     console.print(Text(f"What went past the guard stays on record: {project.verify_command()}"))
     return 1 if missed else 0
 

@@ -188,7 +188,7 @@ class Project:
     def verify_command(self, ledger: Path | None = None) -> str:
         """What to type to see what `verify` found, in the ledger as it is or in one that was kept as evidence."""
         store = f" --store sqlite:///{_short(ledger)}" if ledger else ""
-        return f"mlsec verify --home {_short(self.home)} --witness {_short(self.witness)}{store}"
+        return f"{mlsec_command()} verify --home {_short(self.home)} --witness {_short(self.witness)}{store}"
 
     def model(self) -> ModelState:
         """The state of the model as it is now."""
@@ -262,6 +262,12 @@ def _innermost(error: Any) -> Any:
     while error is not None and error.cause is not None:
         error = error.cause
     return error
+
+
+def mlsec_command() -> str:
+    """How `mlsec` is called from where the user is: by its name, or by its path in an environment that is not active."""
+    beside = Path(sys.executable).with_name("mlsec")
+    return "mlsec" if shutil.which("mlsec") or not beside.exists() else _short(beside)
 
 
 def _short(path: Path) -> str:
