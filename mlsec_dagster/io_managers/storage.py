@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
 
-from mlsec_dagster.integrity.manifest import Manifest
+from mlsec_dagster.integrity.digests import hash_bytes
+from mlsec_dagster.integrity.manifest import FileEntry, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,21 @@ class Stored:
     manifest: Manifest
     copy: Path | None
     location: str | None
+
+
+def keeps_nothing(files_root: object) -> bool:
+    """Whether what an IO manager stored is None, pickled.
+
+    A function that writes for itself and declares no return type returns None, and Dagster hands that to its IO manager: the asset's data
+    is elsewhere.
+    """
+    return files_root in _roots_of_none()
+
+
+@cache
+def _roots_of_none() -> frozenset[str | None]:
+    pickles = (pickle.dumps(None, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1))
+    return frozenset(Manifest(files=(FileEntry(path="", size=len(data), digest=hash_bytes(data)),)).files_root for data in pickles)
 
 
 Verify = Callable[[str | None, Stored | None], None]

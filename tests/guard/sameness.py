@@ -1,7 +1,7 @@
 """One project run twice, as it is and with the guard on, in two Dagster homes: what is defined, what happens and what is loaded, compared.
 
-Everything that Dagster shows or records is taken: the repository's snapshot (jobs, schedules, sensors, resources, assets, checks, the schema
-of run configuration) and every event with its metadata and tags. Only what differs between any two runs is left out: ids, times, places.
+Everything that Dagster shows or records is taken: the repository's snapshot (jobs, schedules, sensors, resources, assets, checks, run
+configuration) and every event with its metadata and tags. Only what differs between any two runs is left out: ids, times, places.
 """
 
 import json
