@@ -25,8 +25,9 @@ LOCATION_KEYS = ("dagster/uri", "path", "uri")
 
 def reported_location(metadata: Mapping[str, Any]) -> str | None:
     """Where metadata says that the data lies, or None."""
+    by_name = {name.lower(): value for name, value in metadata.items()}  # "Path" is as common as "path"
     for key in LOCATION_KEYS:
-        value = metadata.get(key)
+        value = by_name.get(key)
         text = getattr(value, "value", value)
         if isinstance(text, str) and text:
             return text

@@ -1,4 +1,4 @@
-"""Functions that write for themselves and declare no return type: Dagster hands their None to an IO manager, and their data is elsewhere."""
+"""Functions that write for themselves and declare no return type: Dagster hands their None to an IO manager; their data is elsewhere."""
 
 from pathlib import Path
 from typing import Any

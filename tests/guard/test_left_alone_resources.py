@@ -89,6 +89,39 @@ def test_nested_resources_that_are_configured_at_launch(tmp_path: Path, home_tem
     project.assert_every_check_passed(2)
 
 
+class CsvIOManager(dg.ConfigurableIOManager):
+    """Stores another table than it is given (an index more, types lost), beside a file of its own; says where under a capital."""
+
+    base_dir: str | None = None
+
+    def _path(self, context: Any) -> Path:
+        base = self.base_dir or self.get_resource_context().instance.storage_directory()
+        return Path(base).joinpath(*context.asset_key.path).with_suffix(".csv")
+
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
+        path = self._path(context)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        obj.to_csv(path)
+        path.with_suffix(".version").write_text("1")
+        context.add_output_metadata({"Rows": len(obj), "Path": dg.MetadataValue.path(str(path)), "Sample": dg.MetadataValue.md("| a |")})
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+        return pd.read_csv(self._path(context))
+
+
+def test_an_io_manager_that_stores_another_table_and_knows_its_resource_context(tmp_path: Path, home_template: Path) -> None:
+    project = Twins(
+        tmp_path,
+        lambda base: dg.Definitions(assets=raw_and_features(), resources={"io_manager": CsvIOManager()}),
+        ["raw", "features"],
+        home_template,
+    )
+    project.assert_defined_alike()
+    project.assert_run_alike()
+    project.assert_load_alike("features")
+    project.assert_every_check_passed(2)
+
+
 def test_environment_variables_and_run_configuration(tmp_path: Path, home_template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_BELOW", str(tmp_path))
 
