@@ -103,8 +103,8 @@ class Seals:
                 and materialization is not None
                 and not verdicts.speaks_for(entry.statement, entry.recorded_at, materialization)
             ):
-                # The newest statement is about another materialization, as happens when runs overlap; its writer's own comes first.
-                entry = self.ledger.latest(asset, partition, (WRITE,), run_id=materialization.run_id) or entry
+                # The newest statement is about another materialization, as happens when runs overlap; what its own run said comes first.
+                entry = self.ledger.latest(asset, partition, (WRITE, SEAL), run_id=materialization.run_id) or entry
             standing = verdicts.stand(
                 entry.statement.predicate_type if entry else None,
                 entry.statement.predicate if entry else None,

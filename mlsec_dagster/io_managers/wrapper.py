@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,6 +23,9 @@ from mlsec_dagster.io_managers.opaque import OpaqueStorage, reported_location
 from mlsec_dagster.io_managers.paths import PathStorage, inner_manager
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject, keeps_nothing
 from mlsec_dagster.sealing import Expectation, Seals, partitions_of, statement
+
+if TYPE_CHECKING:
+    from mlsec_dagster.integrity.entries import Entry
 
 OpenSeals = Callable[[dg.DagsterInstance, str | None], Seals]
 """Opens the ledger for an instance and the name of the run's executor."""
@@ -206,12 +209,23 @@ def verify_stored(seals: Seals, expectation: Expectation, stored: Stored) -> Non
         raise UnverifiableError(
             f"{expectation.subject} was sealed in another form than it is read in, so it could not be verified: materialize it again."
         )
-    if not same:
+    if not same and not _written_since(seals, expectation, entry, stored):
         difference = locate(seals.manifest(entry, name="sealed"), stored)
         raise VerificationError(
             f"{expectation.subject} is not what run {sealed.get('run_id') or 'at its adoption'} sealed: {as_sentence(difference.sentence)} "
             f"It was not loaded. Keep the stored data as evidence, find out who wrote to it, and materialize it again."
         )
+
+
+def _written_since(seals: Seals, expectation: Expectation, entry: Entry, stored: Stored) -> bool:
+    """Whether a later run wrote and sealed these very bytes, though Dagster has no materialization of it: not yet, or it was killed."""
+    newest = seals.ledger.latest(expectation.asset, expectation.partition, (WRITE,))
+    if newest is None or newest.index <= entry.index:
+        return False
+    sealed, found = newest.statement.predicate, stored.manifest
+    if sealed.get("files_root") or found.files_root:
+        return sealed.get("files_root") == found.files_root
+    return bool(found.content_root) and sealed.get("content_root") == found.content_root
 
 
 def locate(sealed: Manifest, stored: Stored) -> Difference:
