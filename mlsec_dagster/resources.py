@@ -10,6 +10,7 @@ signer=mlsec.Signer(uri="gcpkms:projects/…"),
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,6 @@ def open_store(
     signer: Signer | None = None,
     *,
     executor: str | None = None,
-    read_only: bool = False,
 ) -> "Ledger":
     """The ledger that these settings name, opened once per process.
 
@@ -93,21 +93,21 @@ def open_store(
         store: Settings of the database and the witness; None for the defaults.
         signer: Settings of the key; None for the defaults.
         executor: Name of the run's executor, to refuse a pod's own disk.
-        read_only: True to verify without a private key.
 
     Raises:
         StoreError: If the store would not outlive the run, cannot be reached, or was written by a newer version.
         SigningKeyError: If the key is missing, readable by others, or wrong.
+        LedgerError: If the witness says that the ledger was rolled back or forked.
     """
     store, signer = store or _DEFAULT_STORE, signer or _DEFAULT_SIGNER
     url = _value(store.url)
     if (url is None or url.startswith("sqlite")) and instance is not None:
         _refuse_a_disk_of_its_own(instance, executor)
     home = security_home(instance) if url is None or signer.uri is None else None
-    key = (os.getpid(), home, id(store), id(signer), read_only)
+    key = (os.getpid(), home, id(store), id(signer))
     if key not in _OPEN:
         # The settings are kept with the ledger, so that their ids stay theirs.
-        _OPEN[key] = (_open(home, store, signer, read_only), store, signer)
+        _OPEN[key] = (_open(home, store, signer), store, signer)
     return _OPEN[key][0]
 
 
@@ -120,30 +120,45 @@ def _value(setting: str | None) -> str | None:
     return setting.get_value() if isinstance(setting, dg.EnvVar) else setting
 
 
-def _open(home: Path | None, store: SecurityStore, signer: Signer, read_only: bool) -> "Ledger":
+def _open(home: Path | None, store: SecurityStore, signer: Signer) -> "Ledger":
     from mlsec_dagster.integrity.keys import KeyRing, load_key_uri
     from mlsec_dagster.integrity.ledger import open_ledger
     from mlsec_dagster.integrity.trust import Trust
     from mlsec_dagster.integrity.witness import Witness
 
     url, key_uri, checkpoints_uri, witness = _value(store.url), _value(signer.uri), _value(signer.checkpoints_uri), _value(store.witness)
-    ring: KeyRing | None = None
-    if not read_only or not store.trusted_keys:
-        sealing = (
-            load_key_uri(key_uri, public_key=_pem(_value(signer.public_key)))
-            if key_uri
-            else _default_key(home, begun=read_only or (url is None and _under(home, "ledger.db").exists()))
-        )
-        checkpoints = load_key_uri(checkpoints_uri, public_key=_pem(_value(signer.checkpoints_public_key))) if checkpoints_uri else None
-        ring = KeyRing(sealing, checkpoints=checkpoints)
+    sealing = (
+        load_key_uri(key_uri, public_key=_pem(_value(signer.public_key)))
+        if key_uri
+        else _default_key(home, begun=url is None and _under(home, "ledger.db").exists())
+    )
+    checkpoints = load_key_uri(checkpoints_uri, public_key=_pem(_value(signer.checkpoints_public_key))) if checkpoints_uri else None
+    ring = KeyRing(sealing, checkpoints=checkpoints)
     if url is None:
         _under(home, "").mkdir(mode=0o700, parents=True, exist_ok=True)
-    return open_ledger(
+    ledger = open_ledger(
         url or f"sqlite:///{_under(home, 'ledger.db')}",
-        signer=None if read_only else ring,
-        trust=Trust([str(_value(key)) for key in store.trusted_keys] or (list(ring.publics) if ring else [])),
+        signer=ring,
+        trust=Trust([str(_value(key)) for key in store.trusted_keys] or list(ring.publics)),
         witness=Witness(witness, interval_minutes=store.witness_every_minutes) if witness else None,
     )
+    _refuse_a_ledger_that_the_witness_contradicts(ledger)
+    return ledger
+
+
+def _refuse_a_ledger_that_the_witness_contradicts(ledger: "Ledger") -> None:
+    """Ask the witness once per process, before anything is read or written: a ledger that was rolled back vouches for earlier data.
+
+    A witness that cannot be reached stops nothing; each check says that a rollback cannot be excluded then.
+
+    Raises:
+        LedgerError: The ledger was rolled back or forked.
+    """
+    from mlsec_dagster.integrity.witnessing import compare
+
+    if ledger.witness is not None:
+        with suppress(StoreError):
+            compare(ledger)
 
 
 def _default_key(home: Path | None, *, begun: bool) -> "SigningKey":

@@ -1,5 +1,6 @@
 """Handing checkpoints to the witness, never without comparing first.
 
+compare(ledger)                  # is it the ledger that the witness knows?
 publish(ledger)                  # now
 sentence = publish_if_due(ledger)    # at most once per interval; a sentence if the witness could not be reached
 """
@@ -25,6 +26,25 @@ def publish(ledger: "Ledger") -> None:
         LedgerError: The witness has seen another or a longer ledger: forked or rolled back.
         StoreError: The witness cannot be reached. The ledger itself is complete.
     """
+    head = compare(ledger)
+    if head is None or ledger.witness is None:
+        return
+    ledger.witness.publish(head)
+    if not ledger.database.read_only:
+        _remember(ledger)
+
+
+def compare(ledger: "Ledger") -> Checkpoint | None:
+    """Hold the ledger against the newest checkpoint that the witness has, and hand it nothing.
+
+    Returns:
+        The ledger's own newest checkpoint, which continues the witness's; None for an empty ledger that the witness does not know.
+
+    Raises:
+        ConfigurationError: There is no witness.
+        LedgerError: The witness has seen another or a longer ledger: forked or rolled back.
+        StoreError: The witness cannot be reached.
+    """
     witness = ledger.witness
     if witness is None:
         raise ConfigurationError(
@@ -45,11 +65,7 @@ def publish(ledger: "Ledger") -> None:
                 f"The witness has a checkpoint of size {seen.size}, but the ledger has {size} entries: it was rolled back. {HINT}"
             )
         raise LedgerError(f"The witness has another root for size {seen.size} than the ledger: it was forked. {HINT}")
-    if head is None:
-        return
-    witness.publish(head)
-    if not ledger.database.read_only:
-        _remember(ledger)
+    return head
 
 
 def publish_if_due(ledger: "Ledger") -> str | None:

@@ -1,6 +1,7 @@
 """What guard promises: sealed at write, checked, verified at read, and the project left alone otherwise."""
 
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -339,3 +340,28 @@ def test_a_check_that_a_later_run_overtakes_is_about_what_that_run_wrote(instanc
 
     assert evaluation.passed
     assert "Run another has written it since" in evaluation.metadata["to know"].value
+
+
+def test_a_new_process_does_not_read_by_a_ledger_that_was_rolled_back(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """Ledger, storage and Dagster's own database all go back to an earlier, properly sealed state; only the witness remembers."""
+    store = mlsec.SecurityStore(witness=str(tmp_path / "witness"), witness_every_minutes=0)
+    project = parquet_project(tmp_path / "data", instance, datasets=["raw"], store=store)
+    assert project.run().success
+    home = Path(instance.root_directory)
+    shutil.copytree(home, tmp_path / "earlier")
+    shutil.copytree(tmp_path / "data", tmp_path / "earlier_data")
+    assert project.run().success
+    open_store(instance, store).close()
+    shutil.rmtree(home)
+    shutil.copytree(tmp_path / "earlier", home)
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(tmp_path / "earlier_data", tmp_path / "data")
+    RAN.clear()
+
+    fresh = mlsec.SecurityStore(witness=str(tmp_path / "witness"), witness_every_minutes=0)
+    with dg.DagsterInstance.get() as later:
+        result = parquet_project(tmp_path / "data", later, datasets=["raw"], store=fresh).run("features")
+
+    assert not result.success
+    assert RAN == []
+    assert "rolled back" in result.failure_message("features")
