@@ -121,18 +121,22 @@ def _raise(error: BaseException) -> Callable[..., Any]:
     return fails
 
 
+ENGINE = RuntimeError("engine ![x](y) broke\x1b[31m")
+
+
 @pytest.mark.parametrize(
-    "place",
+    ("place", "error"),
     [
-        "mlsec_dagster.integrity.verdicts.judge",
-        "mlsec_dagster.asset_checks.examination.latest_materializations",
-        "mlsec_dagster.asset_checks.examination.open_store",
-        "mlsec_dagster.asset_checks.known.Known.read",
-        "mlsec_dagster.asset_checks.examination.evaluation_metadata",
-        "mlsec_dagster.asset_checks.dataset_hash._partitions",
+        ("mlsec_dagster.integrity.verdicts.judge", ENGINE),
+        ("mlsec_dagster.integrity.verdicts.judge", MemoryError()),
+        ("mlsec_dagster.asset_checks.examination.latest_materializations", ENGINE),
+        ("mlsec_dagster.asset_checks.examination.open_store", ENGINE),
+        ("mlsec_dagster.asset_checks.known.Known.read", ENGINE),
+        ("mlsec_dagster.asset_checks.examination.evaluation_metadata", ENGINE),
+        ("mlsec_dagster.asset_checks.dataset_hash._partitions", ENGINE),
     ],
+    ids=["judge", "out of memory", "event log", "store", "ledger", "metadata", "partitions"],
 )
-@pytest.mark.parametrize("error", [RuntimeError("engine ![x](y) broke\x1b[31m"), MemoryError()], ids=["RuntimeError", "MemoryError"])
 def test_an_error_inside_the_check_is_a_failed_evaluation_and_no_statement_about_the_data(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:

@@ -49,6 +49,7 @@ def assert_each_run_is_sealed(instance: dg.DagsterInstance, store: SecurityStore
     assert verification.size == 2 * 2 * WRITERS * RUNS  # each materialization was sealed by its writer and by its check
 
 
+@pytest.mark.slow
 def test_runs_in_several_processes_seal_at_once_on_a_new_sqlite_ledger(disk_instance: dg.DagsterInstance, tmp_path: Path) -> None:
     work("writers", tmp_path)
     assert_each_run_is_sealed(disk_instance, None)

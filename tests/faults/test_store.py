@@ -15,6 +15,9 @@ import pytest
 from dagster._core.launcher import DefaultRunLauncher
 
 from mlsec_dagster import SecurityStore
+from mlsec_dagster.integrity.ledger import open_ledger
+from mlsec_dagster.integrity.statements import WRITE, Statement
+from mlsec_dagster.resources import open_store
 from mlsec_dagster.storage.tables import VERSION_TABLE
 from tests.faults.claims import (
     as_a_new_process,
@@ -250,17 +253,23 @@ def test_a_witness_that_is_down_loses_no_verdict_and_its_silence_is_told(instanc
     assert verified(instance, store).rollback == "verified"
 
 
-def test_a_rollback_of_everything_is_noticed_with_a_witness(instance: dg.DagsterInstance, dagster_home: Path, tmp_path: Path) -> None:
-    """Ledger and data are put back to an older state together, and Dagster's own history is gone."""
+@pytest.mark.parametrize("noticed_by", ["the next process", "a process that had it open"])
+def test_a_rollback_of_everything_is_noticed_with_a_witness(
+    instance: dg.DagsterInstance, dagster_home: Path, tmp_path: Path, noticed_by: str
+) -> None:
+    """Ledger and data are put back to an older state together."""
     store = SecurityStore(witness=str(tmp_path / "witness"), witness_every_minutes=0)
     (tmp_path / "data").mkdir()
     project = parquet_project(tmp_path / "data", instance, store=store)
+    own = own_writer(instance, tmp_path / "own.parquet", store=store)
     assert_clean(project)
-    as_a_new_process()
+    open_store(instance, store).close()
     shutil.copy(ledger_file(dagster_home), tmp_path / "backup")
     shutil.copytree(tmp_path / "data", tmp_path / "old")
     assert_clean(project)
-    as_a_new_process()
+    open_store(instance, store).close()
+    if noticed_by == "the next process":
+        as_a_new_process()
     for path in ledger_file(dagster_home).parent.glob("ledger.db*"):
         path.unlink()
     shutil.copy(tmp_path / "backup", ledger_file(dagster_home))
@@ -270,8 +279,37 @@ def test_a_rollback_of_everything_is_noticed_with_a_witness(instance: dg.Dagster
 
     assert not result.success
     assert RAN == []
+    assert "rolled back" in result.failure_message("raw")
+    assert_check_fails(project, "rolled back")
+    result = own.run()
+    assert not result.success
+    assert RAN == []
     assert not evaluation_of(result).passed
-    assert "it was rolled back" in said(evaluation_of(result))
+    assert "rolled back" in said(evaluation_of(result))
+
+
+def test_a_fork_that_the_witness_has_seen_fails_the_check_of_a_process_that_is_running(
+    instance: dg.DagsterInstance, dagster_home: Path, tmp_path: Path
+) -> None:
+    """Somebody with the key has gone on with a copy of the ledger, and the witness knows that one."""
+    store = SecurityStore(witness=str(tmp_path / "witness"), witness_every_minutes=0)
+    project = parquet_project(tmp_path, instance, store=store)
+    assert_clean(project)
+    ledger = open_store(instance, store)
+    assert ledger.signer is not None
+    ledger.close()
+    shutil.copy(ledger_file(dagster_home), tmp_path / "copy.db")
+    copy = open_ledger(f"sqlite:///{tmp_path}/copy.db", signer=ledger.signer, trust=ledger.trust, witness=ledger.witness)
+    copy.append([Statement("elsewhere", None, WRITE, {"blake3": "00" * 32}, {"run_id": "-"})] * 20)
+    copy.witness_now()
+    copy.close()
+
+    result = project.run()
+
+    assert not result.success
+    assert RAN == []
+    assert not evaluation_of(result).passed
+    assert "raw could not be verified: The witness has" in said(evaluation_of(result))
 
 
 @pytest.mark.parametrize("witnessed", [True, False])

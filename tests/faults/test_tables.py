@@ -362,6 +362,7 @@ def test_rows_that_a_file_only_claims_to_have_are_not_waited_for(instance: dg.Da
     assert not result.success
     assert RAN == []
     assert not evaluation_of(result).passed
+    assert "the limit is ratio=" in said(evaluation_of(result))
 
 
 def _claim_more(path: Path, *, by: int) -> None:
