@@ -58,7 +58,11 @@ MULTI = dg.MultiPartitionsDefinition(
     ("partitions", "keys"),
     [
         (dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-03"), ["2024-01-01", "2024-01-02"]),
-        (dg.HourlyPartitionsDefinition("2024-01-01-00:00", end_date="2024-01-01-02:00"), ["2024-01-01-00:00", "2024-01-01-01:00"]),
+        pytest.param(
+            dg.HourlyPartitionsDefinition("2024-01-01-00:00", end_date="2024-01-01-02:00"),
+            ["2024-01-01-00:00", "2024-01-01-01:00"],
+            marks=pytest.mark.slow,
+        ),
         (dg.StaticPartitionsDefinition(["north", "süd / west"]), ["north", "süd / west"]),
         (MULTI, [dg.MultiPartitionKey({"day": "2024-01-01", "shop": "a/b"}), dg.MultiPartitionKey({"day": "2024-01-02", "shop": "c d"})]),
         (dg.DynamicPartitionsDefinition(name="customers"), ["c1", "c2"]),
@@ -299,6 +303,13 @@ def test_io_managers_bound_on_assets_and_jobs_and_managers_for_inputs(twins: Any
     project.assert_run_alike(Run(), Run(job="reads_raw"), Run(job="plain_job"), Run(job="all_of_it"))
     assert project.assert_load_alike("raw") == 20
     project.assert_every_check_passed(4)
+
+    # Wherever its IO manager is bound, whoever reads what was replaced does not run.
+    side = project.guarded
+    (side.home / "data" / "own" / "raw").write_bytes(pickle.dumps(21))
+    for run in (Run(select=["by_key"]), Run(select=["by_function"]), Run(job="reads_raw")):
+        with at_home(side.home), pytest.raises(AssertionError, match="raw is not what run"):
+            run.execute(side.defs, side.instance)
 
 
 def test_jobs_that_leave_checks_out_stay_without_them(twins: Any) -> None:
