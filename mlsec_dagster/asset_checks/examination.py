@@ -177,7 +177,7 @@ class Examination:
             return self.manager.storage(self.seals())
         return storage_of(self.manager, self.seals().row_key)
 
-    def _subject(self, partition: str | None, location: str | None) -> Subject:
+    def _subject(self, partition: str | None, location: str | None, sealed: Manifest | None = None) -> Subject:
         layer = self.step_context.job_def.asset_layer
         return Subject(
             asset_key=self.key,
@@ -188,6 +188,7 @@ class Examination:
             resources=_compat.resources_for(self.step_context, self.io_manager_key) if self.io_manager_key else None,
             instance=self.instance,
             location=location,
+            sealed=sealed.files[0] if sealed is not None and len(sealed.files) == 1 else None,
         )
 
     def _stored(
@@ -198,7 +199,8 @@ class Examination:
         storage = None if writes_itself else self._storage()
         written_by_manager = reference is not None and reference.statement.predicate.get("io_manager")
         if written_by_manager and storage is not None:
-            return storage.examine(self._subject(partition, location))
+            sealed = None if self.settings.pinned else self.seals().manifest(reference, name="sealed")
+            return storage.examine(self._subject(partition, location, sealed))
         if self.settings.resolver is not None:
             resolved = self.settings.resolver(self.key, event)
             if resolved is not None:
@@ -488,7 +490,7 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
     notes = list(sealed_table.losses) if sealed_table is not None else []
     same_bytes = sealed is not None and sealed.files_root == manifest.files_root
     if stored.copy is None:
-        return manifest, notes
+        return replace(manifest, table=sealed_table if same_bytes else None), notes
     if pinned and not pinned.startswith("blake3:"):
         manifest = replace(manifest, files=hash_path(stored.copy, "sha256"))
     try:

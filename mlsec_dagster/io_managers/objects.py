@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.integrity.digests import hash_bytes
-from mlsec_dagster.integrity.manifest import FileEntry
+from mlsec_dagster.integrity.files import FileEntry
+from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.io_managers.paths import PathStorage
+from mlsec_dagster.io_managers.storage import Stored, Subject
 
 
 class ObjectStorage(PathStorage):
     """One object per subject, which the IO manager reads into memory in one piece.
 
     The object is fetched once and hashed; the IO manager is then handed those bytes instead of its client. `FileEntry.version` records the
-    store's own version of the object.
+    store's own version of the object (an S3 version id, a GCS generation, an ADLS ETag). The store gives each write a new one, which no
+    writer can choose, so an object that still has the version that was sealed is not downloaded to be looked at again.
     """
 
     how = "the object is fetched once, and the bytes that were hashed are the bytes that the IO manager reads"
@@ -30,6 +34,17 @@ class ObjectStorage(PathStorage):
     def __init__(self, manager: Any, upath_manager: _compat.UPathIOManager, client: ObjectClient) -> None:
         super().__init__(manager, upath_manager)
         self._client = client
+
+    @contextmanager
+    def examine(self, subject: Subject) -> Iterator[Stored | None]:
+        sealed = subject.sealed
+        if sealed is not None and sealed.version is not None:
+            path = self._path(subject)
+            if self._client.version(self._upath_manager, path.as_posix()) == sealed.version:
+                yield Stored(Manifest(files=(sealed,)), None, str(path))
+                return
+        with super().examine(subject) as stored:
+            yield stored
 
     def _fetch(self, path: Any) -> tuple[tuple[FileEntry, ...], Path]:
         data, version = self._client.fetch(self._upath_manager, path.as_posix())
@@ -50,11 +65,13 @@ class ObjectStorage(PathStorage):
 class ObjectClient:
     """How one cloud's pickle IO manager fetches an object, and how to give it bytes instead.
 
-    `fetch(manager, key)` returns (bytes, the store's version of them) and raises FileNotFoundError; `pin(manager, bytes)` replaces the
-    manager's client by one that holds nothing but those bytes.
+    `fetch(manager, key)` returns (bytes, the store's version of them) and raises FileNotFoundError; `version(manager, key)` asks for the
+    version alone, None if there is no object or the bucket keeps no versions; `pin(manager, bytes)` replaces the manager's client by one
+    that holds nothing but those bytes.
     """
 
     fetch: Callable[[Any, str], tuple[bytes, str | None]]
+    version: Callable[[Any, str], str | None]
     pin: Callable[[Any, bytes], None]
 
 
@@ -88,7 +105,20 @@ def _fetch_s3(manager: Any, key: str) -> tuple[bytes, str | None]:
         response = manager.s3.get_object(Bucket=manager.bucket, Key=key)
     except manager.s3.exceptions.NoSuchKey as error:
         raise FileNotFoundError(f"s3://{manager.bucket}/{key}") from error
-    return response["Body"].read(), response.get("VersionId") or response.get("ETag")
+    return response["Body"].read(), _s3_version(response)
+
+
+def _version_s3(manager: Any, key: str) -> str | None:
+    try:
+        return _s3_version(manager.s3.head_object(Bucket=manager.bucket, Key=key))
+    except manager.s3.exceptions.ClientError:
+        return None
+
+
+def _s3_version(response: Mapping[str, Any]) -> str | None:
+    """Not the ETag: it is an MD5, which can be collided on purpose. A bucket that keeps no versions has "null" or none."""
+    version = response.get("VersionId")
+    return None if version in (None, "null") else str(version)
 
 
 def _fetch_gcs(manager: Any, key: str) -> tuple[bytes, str | None]:
@@ -96,6 +126,11 @@ def _fetch_gcs(manager: Any, key: str) -> tuple[bytes, str | None]:
     if blob is None:
         raise FileNotFoundError(f"gs://{manager.bucket}/{key}")
     return blob.download_as_bytes(if_generation_match=blob.generation), str(blob.generation)
+
+
+def _version_gcs(manager: Any, key: str) -> str | None:
+    blob = manager.bucket_obj.get_blob(key)
+    return None if blob is None else str(blob.generation)
 
 
 def _fetch_adls(manager: Any, key: str) -> tuple[bytes, str | None]:
@@ -107,6 +142,15 @@ def _fetch_adls(manager: Any, key: str) -> tuple[bytes, str | None]:
             raise FileNotFoundError(key) from error
         raise
     return stream.readall(), str(stream.properties.get("etag"))
+
+
+def _version_adls(manager: Any, key: str) -> str | None:
+    try:
+        return str(manager.file_system_client.get_file_client(key).get_file_properties().get("etag"))
+    except Exception as error:
+        if type(error).__name__ == "ResourceNotFoundError":
+            return None
+        raise
 
 
 def _pin_s3(manager: Any, data: bytes) -> None:
@@ -122,7 +166,7 @@ def _pin_adls(manager: Any, data: bytes) -> None:
 
 
 OBJECT_CLIENTS: Mapping[str, ObjectClient] = {
-    "PickledObjectS3IOManager": ObjectClient(_fetch_s3, _pin_s3),
-    "PickledObjectGCSIOManager": ObjectClient(_fetch_gcs, _pin_gcs),
-    "PickledObjectADLS2IOManager": ObjectClient(_fetch_adls, _pin_adls),
+    "PickledObjectS3IOManager": ObjectClient(_fetch_s3, _version_s3, _pin_s3),
+    "PickledObjectGCSIOManager": ObjectClient(_fetch_gcs, _version_gcs, _pin_gcs),
+    "PickledObjectADLS2IOManager": ObjectClient(_fetch_adls, _version_adls, _pin_adls),
 }

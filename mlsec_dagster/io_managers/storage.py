@@ -29,6 +29,7 @@ class Subject:
         resources: The resources that the IO manager itself depends on.
         instance: The Dagster instance, for dynamic partitions.
         location: Where the last seal says that it lies, or None.
+        sealed: What the last seal says of its one object, or None. An object store that still has that very version saves a download.
     """
 
     asset_key: dg.AssetKey
@@ -39,6 +40,7 @@ class Subject:
     resources: Any
     instance: dg.DagsterInstance
     location: str | None = None
+    sealed: FileEntry | None = None
 
     def context(self) -> dg.OutputContext:
         """A context about this one partition, as Dagster builds them for assets that it loads."""

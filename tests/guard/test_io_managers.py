@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from mlsec_dagster.io_managers.objects import OBJECT_CLIENTS
 from tests.guard.projects import RAN, Project, flights
 
 
@@ -218,6 +220,35 @@ def test_s3_never_unpickles_what_was_replaced(instance: dg.DagsterInstance, s3_b
         lambda: boto3.client("s3").upload_fileobj(io.BytesIO(pickle.dumps(Bomb())), s3_bucket, "dagster/raw"),
     )
     assert not (tmp_path / "exploded").exists()
+
+
+def test_an_s3_version_that_was_sealed_is_not_downloaded_to_be_checked(
+    instance: dg.DagsterInstance, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    from dagster_aws.s3 import S3PickleIOManager, S3Resource
+
+    client, fetched = OBJECT_CLIENTS["PickledObjectS3IOManager"], []
+
+    def fetch(manager: Any, key: str) -> tuple[bytes, str | None]:
+        fetched.append(key)
+        return client.fetch(manager, key)
+
+    monkeypatch.setitem(OBJECT_CLIENTS, "PickledObjectS3IOManager", replace(client, fetch=fetch))  # type: ignore[attr-defined]
+    defs = dg.Definitions(
+        assets=producer_and_consumer(lambda: flights(10)),
+        resources={"io_manager": S3PickleIOManager(s3_resource=S3Resource(), s3_bucket=s3_bucket)},
+    )
+    project = Project(defs, instance, ["raw"])
+    assert project.run("raw").success
+    fetched.clear()
+    (evaluation,) = project.check("raw").get_asset_check_evaluations()
+    assert evaluation.passed
+    assert fetched == []
+    boto3.client("s3").upload_fileobj(io.BytesIO(pickle.dumps({"a": 2})), s3_bucket, "dagster/raw")
+    (evaluation,) = project.check("raw").get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert fetched == ["dagster/raw"]
 
 
 def test_an_asset_that_writes_for_itself_is_first_seen_at_its_check(instance: dg.DagsterInstance, tmp_path: Path) -> None:
