@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import update_wrapper
 from typing import Any
 
 import dagster as dg
@@ -58,7 +57,6 @@ __all__ = [
     "resource_definitions",
     "resources_for",
     "set_data_version",
-    "source_with_resource_defs",
     "step_context",
     "table_slice",
     "upath_locations",
@@ -111,9 +109,8 @@ def with_resource_fn(definition: dg.ResourceDefinition, wrap: Callable[[Any], An
         return wrap(call(init_context))
 
     resource_fn = managed if _returns_context_manager(original) else plain
-    # The UI names a resource by its function. Not `__wrapped__`: Dagster asks of this function itself what it takes.
-    update_wrapper(resource_fn, original, updated=())
-    del resource_fn.__wrapped__
+    for name in {"__module__", "__name__", "__qualname__", "__doc__"} & set(dir(original)):
+        setattr(resource_fn, name, getattr(original, name))  # the UI names a resource by its function
     clone = copy.copy(definition)
     clone._resource_fn = resource_fn
     return clone
@@ -125,19 +122,16 @@ def _returns_context_manager(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(inspect.unwrap(function)) or getattr(function, "__name__", "") == "_initialize_and_run_cm"
 
 
-def with_resource_defs(assets_def: dg.AssetsDefinition, resource_defs: Mapping[str, dg.ResourceDefinition]) -> dg.AssetsDefinition:
-    """A copy of an assets definition with its own bound resources replaced."""
-    attributes = assets_def.get_attributes_dict()
-    attributes["resource_defs"] = dict(resource_defs)
+def with_resource_defs(
+    asset: dg.AssetsDefinition | dg.SourceAsset, resource_defs: Mapping[str, dg.ResourceDefinition]
+) -> dg.AssetsDefinition | dg.SourceAsset:
+    """A copy of an asset's definition with its own bound resources replaced."""
+    if isinstance(asset, dg.SourceAsset):
+        clone = copy.copy(asset)
+        clone.resource_defs = dict(resource_defs)
+        return clone
     with disable_dagster_warnings():
-        return assets_def.__class__(**attributes)
-
-
-def source_with_resource_defs(source: dg.SourceAsset, resource_defs: Mapping[str, dg.ResourceDefinition]) -> dg.SourceAsset:
-    """A copy of a source asset with its own bound resources replaced."""
-    clone = copy.copy(source)
-    clone.resource_defs = dict(resource_defs)
-    return clone
+        return asset.__class__(**{**asset.get_attributes_dict(), "resource_defs": dict(resource_defs)})
 
 
 def upath_locations(manager: UPathIOManager, context: dg.InputContext | dg.OutputContext) -> dict[str | None, Any]:

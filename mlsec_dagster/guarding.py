@@ -189,9 +189,7 @@ def with_guarded_io_managers(
         if not isinstance(asset, dg.AssetsDefinition | dg.SourceAsset) or not asset.resource_defs:
             return asset
         if id(asset) not in assets_by_id:
-            bound = wrapped_defs(asset.resource_defs)
-            bind = _compat.source_with_resource_defs if isinstance(asset, dg.SourceAsset) else _compat.with_resource_defs
-            assets_by_id[id(asset)] = bind(asset, bound)
+            assets_by_id[id(asset)] = _compat.with_resource_defs(asset, wrapped_defs(asset.resource_defs))
         return assets_by_id[id(asset)]
 
     def wrapped_job(job: Any) -> Any:
@@ -231,7 +229,8 @@ def _require_definitions(defs: object) -> None:
         )
     if any(is_wrapped(resource) for resource in (defs.resources or {}).values()):
         raise ConfigurationError(
-            "These definitions are guarded already: name all datasets in one guard(); Dataset(key=…, policy=…) gives one settings of its own."
+            "These definitions are guarded already: name all datasets in one guard(); "
+            "Dataset(key=…, policy=…) gives one settings of its own."
         )
 
 

@@ -488,7 +488,7 @@ def _read_table(stored: Stored, sealed: Manifest | None, previous: Manifest | No
     manifest = stored.manifest
     sealed_table = sealed.table if sealed is not None else None
     notes = list(sealed_table.losses) if sealed_table is not None else []
-    same_bytes = sealed is not None and sealed.files_root == manifest.files_root
+    same_bytes = sealed is not None and manifest.files_root is not None and sealed.files_root == manifest.files_root
     if stored.copy is None:
         return replace(manifest, table=sealed_table if same_bytes else None), notes
     if pinned and not pinned.startswith("blake3:"):

@@ -114,6 +114,7 @@ class SealedIOManager(dg.IOManager):
             "code_version": _code_version(step_context, context.asset_key),
             "inputs": list(_READS.get((context.run_id, context.step_key), {}).values()),
             "losses": losses,
+            "value_root": grid.root if grid is not None else None,
         }
         asset = context.asset_key.to_user_string()
         seals.append(
@@ -126,7 +127,7 @@ class SealedIOManager(dg.IOManager):
         if len(contents) == 1:
             manifest = next(iter(contents.values()))[0]
             if not keeps_nothing(manifest.files_root):
-                _compat.set_data_version(context, str(manifest.content_root or manifest.files_root))
+                _compat.set_data_version(context, str(grid.root if grid is not None else manifest.content_root or manifest.files_root))
 
     def load_input(self, context: dg.InputContext) -> Any:
         if not context.has_asset_key or context.asset_key not in self._guarded:
@@ -287,7 +288,9 @@ def _examine_written(storage: Storage, subject: Subject, grid: TableGrid | None)
     with storage.examine(subject) as stored:
         if stored is None:
             return None
-        return Manifest(files=stored.manifest.files, table=grid, multiset=stored.manifest.multiset), stored.location
+        if stored.manifest.multiset is not None:
+            return stored.manifest, stored.location  # a table in a database has no row order, so no grid will be read from it again
+        return Manifest(files=stored.manifest.files, table=grid), stored.location
 
 
 def _adopt(seals: Seals, expectation: Expectation, stored: Stored, context: dg.InputContext) -> None:
