@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from dataclasses import replace
 from multiprocessing import get_context
 
 import msgspec
@@ -144,6 +145,37 @@ def test_an_append_without_statements_or_with_a_reserved_name_is_refused(ledger:
     with pytest.raises(ConfigurationError, match="JSON"):
         ledger.append([write(), write(value=object())])
     assert ledger.checkpoint() is None
+
+
+@pytest.mark.parametrize("count", [3, 100, 1200])
+@pytest.mark.parametrize("place", [0.1, 0.9])
+def test_a_signature_that_fails_in_the_middle_of_a_batch_records_nothing(opened, ring: KeyRing, trust: Trust, count, place):
+    broken = write("broken")
+
+    def sign(data: bytes) -> bytes:
+        if b'"broken"' in data:
+            raise SigningKeyError("The device was pulled out.")
+        return ring.sealing.sign(data)
+
+    ledger: Ledger = opened(signer=KeyRing(replace(ring.sealing, sign=sign)))
+    ledger.append([write("before")])
+    batch = [write("a", str(number)) for number in range(count)]
+    threads = threading.active_count()
+    with pytest.raises(SigningKeyError, match="pulled out"):
+        ledger.append([*batch[: int(count * place)], broken, *batch[int(count * place) :]])
+    assert threading.active_count() == threads
+    assert ledger.checkpoint().size == 1
+    assert verify_ledger(opened()).intact
+    assert [entry.index for entry in ledger.append(batch).entries] == list(range(1, count + 1))
+    assert verify_ledger(opened()).intact
+
+
+def test_a_large_batch_keeps_its_order(opened, ledger: Ledger):
+    batch = [write(f"asset-{number % 7}", str(number)) for number in range(1201)]
+    assert [entry.statement for entry in ledger.append(batch).entries] == batch
+    assert verify_ledger(opened()).intact
+    for number in (0, 250, 499, 500, 749, 1200):
+        assert ledger.latest(f"asset-{number % 7}", str(number), {WRITE}).index == number
 
 
 def test_a_ledger_open_for_reading_cannot_be_written(opened, ledger: Ledger):
