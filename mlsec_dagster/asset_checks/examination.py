@@ -197,8 +197,7 @@ class Examination:
         """Look at what is stored: through the IO manager that wrote it, else at the place that the materialization reports."""
         location = reference.statement.predicate.get("location") if reference else None
         storage = None if writes_itself else self._storage()
-        written_by_manager = reference is not None and reference.statement.predicate.get("io_manager")
-        if written_by_manager and storage is not None:
+        if reference is not None and reference.statement.predicate.get("io_manager") and storage is not None:
             sealed = None if self.settings.pinned else self.seals().manifest(reference, name="sealed")
             return storage.examine(self._subject(partition, location, sealed))
         if self.settings.resolver is not None:
