@@ -29,19 +29,20 @@ def project(guarded: bool) -> Any:
     def trivial() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=True)
 
+    job = dg.define_asset_job("small_job", selection=dg.AssetSelection.assets("small"))
     if not guarded:
-        return dg.Definitions(assets=[small], asset_checks=[trivial])
+        return dg.Definitions(assets=[small], asset_checks=[trivial], jobs=[job])
     import mlsec_dagster as mlsec
 
-    return mlsec.guard(dg.Definitions(assets=[small]), datasets=["small"])
+    return mlsec.guard(dg.Definitions(assets=[small], jobs=[job]), datasets=["small"])
 
 
 def guarded_job() -> Any:
-    return project(guarded=True).resolve_implicit_global_asset_job_def()
+    return project(guarded=True).resolve_job_def("small_job")
 
 
 def trivial_job() -> Any:
-    return project(guarded=False).resolve_implicit_global_asset_job_def()
+    return project(guarded=False).resolve_job_def("small_job")
 
 
 def _home(place: str) -> None:
