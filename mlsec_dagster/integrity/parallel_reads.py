@@ -1,7 +1,7 @@
 """Reading a file fast without mapping it into memory.
 
 A memory map saves a copy, but ends the whole process (SIGBUS) when somebody cuts the file short, or the disk fails, while it is
-hashed. Plain reads raise an error instead. To be as fast, they are made by several threads at once, into a buffer that is used
+hashed. Plain reads raise an error instead. To come close to a map, they are made by several threads at once, into a buffer that is used
 over and over, so that its bytes are hashed while they are still in the cache.
 """
 

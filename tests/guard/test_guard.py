@@ -13,7 +13,7 @@ import mlsec_dagster as mlsec
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.files import hash_path
 from mlsec_dagster.integrity.manifest import Manifest
-from mlsec_dagster.integrity.statements import WRITE
+from mlsec_dagster.integrity.statements import SEAL, WRITE
 from mlsec_dagster.integrity.tables import table_grid
 from mlsec_dagster.resources import open_store
 from mlsec_dagster.sealing import Seals, statement
@@ -244,7 +244,7 @@ def test_partitions_are_sealed_and_verified_one_by_one(instance: dg.DagsterInsta
     assert r"raw[2013-01-02] is not what run" in result.failure_message("features")
 
 
-def test_a_partition_that_nobody_materialized_is_not_read(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def two_partitions_of_which_some_may_be_missing(base: Path, instance: dg.DagsterInstance) -> Project:
     parts = dg.StaticPartitionsDefinition(["a", "b"])
 
     @dg.asset(partitions_def=parts, io_manager_key="parquet")
@@ -256,7 +256,11 @@ def test_a_partition_that_nobody_materialized_is_not_read(instance: dg.DagsterIn
         RAN.append("features")
         return pd.concat(raw.values(), ignore_index=True)
 
-    project = parquet_project(tmp_path, instance, assets=[raw, features], datasets=["raw"])
+    return parquet_project(base, instance, assets=[raw, features], datasets=["raw"])
+
+
+def test_a_partition_that_nobody_materialized_is_not_read(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    project = two_partitions_of_which_some_may_be_missing(tmp_path, instance)
     assert project.run("raw", partition="a").success
     assert project.run("features").success
     RAN.clear()
@@ -272,18 +276,7 @@ def test_a_partition_that_nobody_materialized_is_not_read(instance: dg.DagsterIn
 def test_a_sealed_partition_that_vanished_is_missed_even_where_missing_ones_are_allowed(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    parts = dg.StaticPartitionsDefinition(["a", "b"])
-
-    @dg.asset(partitions_def=parts, io_manager_key="parquet")
-    def raw(context: dg.AssetExecutionContext) -> pd.DataFrame:
-        return flights(10)
-
-    @dg.asset(io_manager_key="parquet", ins={"raw": dg.AssetIn(metadata={"allow_missing_partitions": True})})
-    def features(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
-        RAN.append("features")
-        return pd.concat(raw.values(), ignore_index=True)
-
-    project = parquet_project(tmp_path, instance, assets=[raw, features], datasets=["raw"])
+    project = two_partitions_of_which_some_may_be_missing(tmp_path, instance)
     assert project.run("raw", partition="a").success
     assert project.run("raw", partition="b").success
     (tmp_path / "raw" / "b.parquet").unlink()
@@ -365,3 +358,22 @@ def test_a_new_process_does_not_read_by_a_ledger_that_was_rolled_back(instance: 
     assert not result.success
     assert RAN == []
     assert "rolled back" in result.failure_message("features")
+
+
+def test_a_failed_check_of_the_latest_materialization_counts_though_a_later_run_has_begun_to_write(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    project = parquet_project(tmp_path, instance, datasets=["raw"])
+    assert project.run("raw").success
+    passed = next(entry for entry in reversed(project.entries()) if entry.statement.predicate_type == SEAL)
+    seals = Seals(open_store(instance), instance)
+    manifest = seals.manifest(passed)
+    failed = {**passed.statement.predicate, "verdict": "failed", "cause": "policy", "reason": "Earlier rows changed.", "blocking": True}
+    failed.pop("ledger", None)
+    seals.append([statement(SEAL, "raw", None, manifest, failed)], [manifest])
+    seals.append([statement(WRITE, "raw", None, manifest, {"run_id": "another", "io_manager": "ParquetIOManager"})], [manifest])
+
+    expectation = seals.expectations(dg.AssetKey("raw"), [None])[None]
+
+    assert expectation.standing.refused
+    assert "Earlier rows changed" in expectation.standing.sentence
