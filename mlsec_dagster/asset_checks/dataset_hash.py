@@ -98,6 +98,8 @@ def build_dataset_hash_check(
 ) -> dg.AssetChecksDefinition:
     """One check on one asset; `definition` gives its partitions and IO manager, if it is of this code location."""
     partitions_def, io_manager_key = _facts(key, definition)
+    external = is_external(definition)
+    writes_itself = external or (isinstance(definition, dg.AssetsDefinition) and _compat.bypasses_io_manager(definition, key))
     with _compat.disable_dagster_warnings():
         spec = dg.AssetCheckSpec(
             CHECK_NAME,
@@ -124,7 +126,9 @@ def build_dataset_hash_check(
     def dataset_hash(context) -> Iterator[Any]:
         step_context = context.op_execution_context.get_step_execution_context()
         manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
-        examination = Examination(key, partitions_def, io_manager_key, manager, settings, step_context, external=is_external(definition))
+        examination = Examination(
+            key, partitions_def, io_manager_key, manager, settings, step_context, external=external, writes_itself=writes_itself
+        )
         try:
             partitions = _partitions(context, partitions_def)
         except Exception as error:
@@ -144,10 +148,8 @@ def _facts(key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | 
         return None, None
     if isinstance(definition, dg.SourceAsset):
         return definition.partitions_def, definition.get_io_manager_key()
-    spec = definition.get_asset_spec(key)
-    if definition.is_executable:
-        return spec.partitions_def, definition.get_io_manager_key_for_asset_key(key)
-    return spec.partitions_def, spec.metadata.get("dagster/io_manager_key")
+    # An external asset that names no IO manager is loaded by the default one, so that is where its data lies.
+    return definition.get_asset_spec(key).partitions_def, definition.get_io_manager_key_for_asset_key(key)
 
 
 def is_external(definition: dg.AssetsDefinition | dg.SourceAsset | None) -> bool:

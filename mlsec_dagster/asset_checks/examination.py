@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,7 @@ class Examination:
         step_context: Any,
         *,
         external: bool,
+        writes_itself: bool = False,
         check_name: str = CHECK_NAME,
     ) -> None:
         self.key = key
@@ -103,6 +104,7 @@ class Examination:
         self.partitions_def = partitions_def
         self.settings = settings
         self.external = external
+        self.writes_itself = writes_itself
         self.step_context = step_context
         self.instance: dg.DagsterInstance = step_context.instance
         self.manager = manager
@@ -206,7 +208,7 @@ class Examination:
                 return _resolved(resolved, self.seals())
         reported = reported_location(event.metadata) if event else None
         if storage is not None and not isinstance(storage, OpaqueStorage) and (reported is None or "://" in reported):
-            return storage.examine(self._subject(partition, location))
+            return _kept(storage, self._subject(partition, location), reported if self.external else None)
         if reported or location:
             return private_copy(str(reported or location))
         table = event.metadata.get("dagster/table_name") if event else None
@@ -269,6 +271,12 @@ class Examination:
                 f"by itself; pass resolver= with a relation for it."
             )
             return Verdict(False, sentence, "unverifiable")
+        if reference is None and event is None:
+            sentence = (
+                f"{subject} could not be verified: it is external, the IO manager that would load it keeps nothing for it, and no "
+                f"materialization reports where it lies; report `path` or `dagster/uri`, or pass resolver=."
+            )
+            return Verdict(False, sentence, "unverifiable")
         sentence = f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again."
         if reference is None:
             sentence += " If it writes for itself, let it report `path` or `dagster/uri`, or pass resolver=."
@@ -314,8 +322,11 @@ class Examination:
         return Finding(Verdict(True, ""), manifest, stored.location, first_seen="check")
 
     def _held_by_wrapped_manager(self, partition: str | None, stored: Stored) -> bool:
-        """Whether the IO manager that is guarded now keeps this data: then it would have sealed it, had the guard been on."""
-        if not isinstance(self.manager, SealedIOManager):
+        """Whether the IO manager that is guarded now keeps this data: then it would have sealed it, had the guard been on.
+
+        An IO manager may be there for readers only, as of dbt's models: nobody hands it what the asset writes for itself.
+        """
+        if self.writes_itself or not isinstance(self.manager, SealedIOManager):
             return False
         storage = self.manager.storage(self.seals())
         if isinstance(storage, OpaqueStorage):
@@ -545,6 +556,17 @@ def _encrypted(part: Path) -> bool:
     """Whether it is a Parquet file with an encrypted footer, whose bytes are all that can be compared."""
     with part.open("rb") as file:
         return file.read(4) == b"PARE"
+
+
+@contextmanager
+def _kept(storage: Storage, subject: Subject, reported: str | None) -> Iterator[Stored | None]:
+    """What an IO manager keeps; for an external asset of which it keeps nothing, what lies at the place that was reported."""
+    with storage.examine(subject) as stored:
+        if stored is not None or reported is None:
+            yield stored
+            return
+    with private_copy(reported) as stored:
+        yield stored
 
 
 def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | None]:
