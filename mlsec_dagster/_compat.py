@@ -42,13 +42,14 @@ __all__ = [
     "UPathIOManager",
     "UnresolvedAssetJobDefinition",
     "assets_by_key",
-    "bypasses_io_manager",
     "assets_to_keys",
+    "bypasses_io_manager",
     "default_job_io_manager",
     "default_job_io_manager_with_fs_io_manager_schema",
     "disable_dagster_warnings",
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
+    "function_of",
     "instance_of",
     "is_io_manager_definition",
     "keys_of",
@@ -84,8 +85,14 @@ def bypasses_io_manager(asset: dg.AssetsDefinition, key: dg.AssetKey) -> bool:
     output, _ = node.resolve_output_to_origin(asset.get_output_name_for_asset_key(key), None)
     if output.dagster_type.is_nothing:
         return True
-    function = node.compute_fn if isinstance(node, dg.OpDefinition) else None
-    return isinstance(function, DecoratedOpFunction) and function.get_output_annotation() is dg.MaterializeResult
+    decorated = node.compute_fn if isinstance(node, dg.OpDefinition) else None
+    return isinstance(decorated, DecoratedOpFunction) and decorated.get_output_annotation() is dg.MaterializeResult
+
+
+def function_of(definition: dg.AssetsDefinition) -> Callable[..., Any] | None:
+    """The function that a decorator made a definition of; None if it was made otherwise."""
+    decorated = definition.node_def.compute_fn if isinstance(definition.node_def, dg.OpDefinition) else None
+    return decorated.decorated_fn if isinstance(decorated, DecoratedOpFunction) else None
 
 
 def keys_of(asset: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset) -> list[dg.AssetKey]:

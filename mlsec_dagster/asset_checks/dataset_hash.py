@@ -116,13 +116,6 @@ def build_dataset_hash_check(
             },
         )
 
-    @dg.multi_asset_check(
-        name=f"{key.to_python_identifier()}_{CHECK_NAME}",
-        specs=[spec],
-        required_resource_keys={io_manager_key} if io_manager_key else set(),
-        # An IO manager that is bound on the asset is nowhere else to be had.
-        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
-    )
     def dataset_hash(context) -> Iterator[Any]:
         step_context = context.op_execution_context.get_step_execution_context()
         manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
@@ -140,7 +133,19 @@ def build_dataset_hash_check(
             yield examination.evaluation(partition, materialization, finding)
         yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    return dataset_hash
+    dataset_hash.resolver = settings.resolver  # type: ignore[attr-defined]
+    return dg.multi_asset_check(
+        name=f"{key.to_python_identifier()}_{CHECK_NAME}",
+        specs=[spec],
+        required_resource_keys={io_manager_key} if io_manager_key else set(),
+        # An IO manager that is bound on the asset is nowhere else to be had.
+        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
+    )(dataset_hash)
+
+
+def resolver_of(check: dg.AssetsDefinition | None) -> Resolver | None:
+    """The resolver that a `dataset_hash` check was built with, for those who look at its asset outside a run."""
+    return getattr(_compat.function_of(check), "resolver", None) if check is not None else None
 
 
 def _facts(key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None) -> tuple[dg.PartitionsDefinition | None, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
 from mlsec_dagster.integrity.verdicts import Materialization, Policy, Verdict, as_sentence, visible
-from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
+from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location, resolved_place
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject, keeps_nothing
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
 from mlsec_dagster.presentation import evaluation_metadata, plain
@@ -205,7 +205,7 @@ class Examination:
         if self.settings.resolver is not None:
             resolved = self.settings.resolver(self.key, event)
             if resolved is not None:
-                return _resolved(resolved, self.seals())
+                return resolved_place(resolved, self.seals().row_key)
         reported = reported_location(event.metadata) if event else None
         if storage is not None and not isinstance(storage, OpaqueStorage) and (reported is None or "://" in reported):
             return _kept(storage, self._subject(partition, location), reported if self.external else None)
@@ -567,12 +567,3 @@ def _kept(storage: Storage, subject: Subject, reported: str | None) -> Iterator[
             return
     with private_copy(reported) as stored:
         yield stored
-
-
-def _resolved(resolved: Any, seals: Seals) -> AbstractContextManager[Stored | None]:
-    """What a resolver's answer points at."""
-    if isinstance(resolved, str) or hasattr(resolved, "__fspath__"):
-        return private_copy(str(resolved))
-    from mlsec_dagster.integrity.warehouse import multiset_digest
-
-    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, seals.row_key())), None, None))

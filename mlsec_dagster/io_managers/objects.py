@@ -67,8 +67,8 @@ class ObjectClient:
     """How one cloud's pickle IO manager fetches an object, and how to give it bytes instead.
 
     `fetch(manager, key)` returns (bytes, the store's version of them) and raises FileNotFoundError; `version(manager, key)` asks for the
-    version alone, None if there is no object or the store has no name for its bytes that can be relied upon; `pin(manager, bytes)` replaces the manager's client by one
-    that holds nothing but those bytes.
+    version alone, None if there is no object or the store has no name for its bytes that can be relied upon; `pin(manager, bytes)`
+    replaces the manager's client by one that holds nothing but those bytes.
     """
 
     fetch: Callable[[Any, str], tuple[bytes, str | None]]
