@@ -99,7 +99,7 @@ def build_dataset_hash_check(
     """One check on one asset; `definition` gives its partitions and IO manager, if it is of this code location."""
     partitions_def, io_manager_key = _facts(key, definition)
     external = is_external(definition)
-    writes_itself = external or (isinstance(definition, dg.AssetsDefinition) and _compat.bypasses_io_manager(definition, key))
+    writes_itself = not external and isinstance(definition, dg.AssetsDefinition) and _compat.bypasses_io_manager(definition, key)
     with _compat.disable_dagster_warnings():
         spec = dg.AssetCheckSpec(
             CHECK_NAME,

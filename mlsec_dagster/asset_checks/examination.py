@@ -324,9 +324,12 @@ class Examination:
     def _held_by_wrapped_manager(self, partition: str | None, stored: Stored) -> bool:
         """Whether the IO manager that is guarded now keeps this data: then it would have sealed it, had the guard been on.
 
-        An IO manager may be there for readers only, as of dbt's models: nobody hands it what the asset writes for itself.
+        An IO manager may be there for readers only, as of dbt's models: nobody hands it what the asset writes for itself. Nor does
+        anybody here hand it an external asset; whether another code location does, and seals it, the ledger tells.
         """
         if self.writes_itself or not isinstance(self.manager, SealedIOManager):
+            return False
+        if self.external and next(self.seals().ledger.history(self.asset, types=(WRITE,)), None) is None:
             return False
         storage = self.manager.storage(self.seals())
         if isinstance(storage, OpaqueStorage):

@@ -216,7 +216,7 @@ def _event(instance: "dg.DagsterInstance", key: "dg.AssetKey", written: Any) -> 
 def _stored(
     key: "dg.AssetKey", partition: str | None, seals: "Seals", asset: "Asset | None", through: Any, event: "dg.AssetMaterialization | None"
 ) -> "Iterator[Stored | None]":
-    """What is stored now, found as the check finds it: with the IO manager that keeps it, by the guard's resolver, or where it was reported."""
+    """What is stored now, found as the check finds it: by the IO manager that keeps it, by the guard's resolver, or where it was told."""
     from mlsec_dagster.integrity.statements import WRITE
     from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location, resolved_place
     from mlsec_dagster.io_managers.storage import keeps_nothing

@@ -161,3 +161,23 @@ def test_an_external_asset_lies_where_it_was_reported_if_the_default_io_manager_
         assert evaluation.passed, evaluation.description
     file.write_text("a\n7\n")
     assert not project.check("raw").get_asset_check_evaluations()[0].passed
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed there", "sealed nowhere"])
+def test_a_write_of_another_location_is_refused_if_that_location_seals_its_writes(instance: dg.DagsterInstance, sealed: bool) -> None:
+    parts = dg.StaticPartitionsDefinition(["x", "y", "z"])
+
+    @dg.asset(partitions_def=parts)
+    def raw(context: dg.AssetExecutionContext) -> str:
+        return context.partition_key
+
+    there = Project(dg.Definitions(assets=[raw]), instance, ["raw"])
+    here = Project(dg.Definitions(assets=[dg.AssetSpec("raw", partitions_def=parts)]), instance, ["raw"])
+    for partition in ["x", "y"]:
+        job = (there.guarded if sealed else there.plain).resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, partition_key=partition).success
+        here.check("raw", partition)
+    assert here.check("raw", "y").get_asset_check_evaluations()[0].passed
+    assert there.plain.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, partition_key="z").success
+    (evaluation,) = here.check("raw", "z").get_asset_check_evaluations()
+    assert evaluation.passed is not sealed, evaluation.description
