@@ -68,7 +68,7 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a dataset is counted: the same for all windows of one baseline, so that their profiles can be added up."""
+    """How a window is counted, learnt from the samples of the windows right before it, so that its bins fit them whatever they drift to."""
 
     columns: tuple[ColumnFrame, ...]
     format: int = FORMAT
@@ -145,6 +145,32 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def column(self, name: str) -> ColumnProfile | None:
         return next((column for column in self.columns if column.name == name), None)
+
+
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a window that was looked at, beside its sample.
+
+    Attributes:
+        profile: What was counted.
+        values: Category column -> the values that it had.
+        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`.
+        alarmed: Whether it alarmed.
+        statistic: The largest studentised value, and the threshold that it was held against; None while learning.
+    """
+
+    profile: Profile
+    values: dict[str, tuple[str, ...]] = {}
+    channels: tuple[tuple[str, str, str, float], ...] = ()
+    alarmed: bool = False
+    statistic: tuple[float, float] | None = None
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return _encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Window":
+        return _decode(data, cls)
 
 
 class Roles(msgspec.Struct, frozen=True):
