@@ -14,7 +14,9 @@ from typing import Any, get_args
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.examination import CHECK_NAME, Examination, HashCheckSettings, Resolver, pins
+from mlsec_dagster.asset_checks.building import build_check, facts, is_external, partitions_of_check
+from mlsec_dagster.asset_checks.examination import CHECK_NAME, Examination, HashCheckSettings, pins
+from mlsec_dagster.asset_checks.stored import Resolver, StoredAsset
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer
@@ -97,36 +99,21 @@ def build_dataset_hash_check(
     key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None, settings: HashCheckSettings
 ) -> dg.AssetChecksDefinition:
     """One check on one asset; `definition` gives its partitions and IO manager, if it is of this code location."""
-    partitions_def, io_manager_key = _facts(key, definition)
-    with _compat.disable_dagster_warnings():
-        spec = dg.AssetCheckSpec(
-            CHECK_NAME,
-            asset=key,
-            blocking=settings.blocking,
-            partitions_def=partitions_def,
-            description=(
-                f"Stored bytes are those that were sealed when they were written (policy: {settings.policy}); "
-                "a failure names the files, columns and rows that differ."
-            ),
-            metadata={
-                "mlsec/policy": settings.policy,
-                **{f"mlsec/{role}": list(names) for role, names in (settings.columns or {}).items() if names},
-            },
-        )
+    partitions_def, _ = facts(key, definition)
 
-    @dg.multi_asset_check(
-        name=f"{key.to_python_identifier()}_{CHECK_NAME}",
-        specs=[spec],
-        required_resource_keys={io_manager_key} if io_manager_key else set(),
-        # An IO manager that is bound on the asset is nowhere else to be had.
-        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
-    )
-    def dataset_hash(context) -> Iterator[Any]:
-        step_context = context.op_execution_context.get_step_execution_context()
-        manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
-        examination = Examination(key, partitions_def, io_manager_key, manager, settings, step_context, external=is_external(definition))
+    def evaluate(context: Any) -> Iterator[Any]:
+        asset = StoredAsset.of_check(
+            context,
+            key,
+            definition,
+            check_name=CHECK_NAME,
+            resolver=settings.resolver,
+            store=settings.store,
+            signer=settings.signer,
+        )
+        examination = Examination(asset, settings)
         try:
-            partitions = _partitions(context, partitions_def)
+            partitions = partitions_of_check(context, partitions_def)
         except Exception as error:
             found = {None: (None, examination.stopped(None, error))}
         else:
@@ -134,26 +121,19 @@ def build_dataset_hash_check(
         examination.witness()
         for partition, (materialization, finding) in found.items():
             yield examination.evaluation(partition, materialization, finding)
-        yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    return dataset_hash
-
-
-def _facts(key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None) -> tuple[dg.PartitionsDefinition | None, str | None]:
-    if definition is None:
-        return None, None
-    if isinstance(definition, dg.SourceAsset):
-        return definition.partitions_def, definition.get_io_manager_key()
-    spec = definition.get_asset_spec(key)
-    if definition.is_executable:
-        return spec.partitions_def, definition.get_io_manager_key_for_asset_key(key)
-    return spec.partitions_def, spec.metadata.get("dagster/io_manager_key")
-
-
-def is_external(definition: dg.AssetsDefinition | dg.SourceAsset | None) -> bool:
-    """Whether nothing here materializes the asset. Asked of its definition: in a job that leaves it out, it looks external."""
-    return isinstance(definition, dg.SourceAsset) or (definition is not None and not definition.is_materializable)
-
-
-def _partitions(context: dg.AssetCheckExecutionContext, partitions_def: dg.PartitionsDefinition | None) -> list[str | None]:
-    return [str(key) for key in context.op_execution_context.partition_keys] if partitions_def is not None else [None]
+    return build_check(
+        key,
+        definition,
+        evaluate,
+        name=CHECK_NAME,
+        description=(
+            f"Stored bytes are those that were sealed when they were written (policy: {settings.policy}); "
+            "a failure names the files, columns and rows that differ."
+        ),
+        blocking=settings.blocking,
+        metadata={
+            "mlsec/policy": settings.policy,
+            **{f"mlsec/{role}": list(names) for role, names in (settings.columns or {}).items() if names},
+        },
+    )
