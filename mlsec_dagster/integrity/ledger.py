@@ -308,6 +308,34 @@ class Ledger:
             if len(found) < ROWS_PER_QUERY:
                 return
 
+    def recent(self, asset: str, partition: str | None, count: int) -> list[Entry]:
+        """The newest entries about a subject, newest first, at most `count`, each authenticated as by `latest`.
+
+        Every statement names the one before it about its subject, so an entry hidden between two others is noticed.
+
+        Raises:
+            LedgerError: An entry is not what was signed, or one is missing.
+        """
+        from sqlalchemy import select
+
+        from mlsec_dagster.storage.tables import entries
+
+        with self.database.read() as connection:
+            head = self._known.refresh(connection)
+            if head is None:
+                return []
+            query = select(entries.c.position).where(entries.c.asset == asset, entries.c.position < head.size)
+            query = query.where(entries.c.partition.is_(None) if partition is None else entries.c.partition == partition)
+            positions = list(connection.execute(query.order_by(entries.c.position.desc()).limit(count)).scalars())
+            found = self._known.entries(connection, head, positions)[::-1]
+        for place, entry in enumerate(found):
+            _require_subject(entry, asset, {partition}, None)
+            if place + 1 < len(found) and entry.previous != found[place + 1].index:
+                raise LedgerError(
+                    f"Entry {entry.previous} about {asset!r} is missing from its history: its row was removed or its index changed. {HINT}"
+                )
+        return found
+
     def guarded_since(self, asset: str) -> float | None:
         """When the first entry about an asset, any partition, was recorded: seconds since the epoch, None if there is none.
 

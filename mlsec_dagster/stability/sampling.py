@@ -60,6 +60,7 @@ def draw(window: Window, table: Any, keyed: Sequence[Column], kept: Sequence[Col
         rows: Rows of `table`.
         key: The secret.
     """
+    import ibis
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -68,17 +69,16 @@ def draw(window: Window, table: Any, keyed: Sequence[Column], kept: Sequence[Col
     share, share_kept = (1.0 if rows <= most else most / rows for most in (HASHED_ROWS, wanted))
     values = [(table[column.id], column.dtype) for column in keyed]
     if not values:
-        import ibis
-
         values = [(ibis.literal(0, "int64"), "int64")]
     hashed, lowest = keyed_hash(window.engine, values, secret_number(key, "row"))
     # Hashed once, then used for both thresholds.
     chosen = table.select(hash=hashed, **{column.id: table[column.id] for column in kept})
+    # Typed, for a number of more than 63 bits is not taken for one of the hash's type.
     if share < 1:
-        chosen = chosen.filter(chosen.hash < lowest + int(share * 2**64))
+        chosen = chosen.filter(chosen.hash < ibis.literal(lowest + int(share * 2**64), hashed.type()))
     limit = lowest + int(share_kept * 2**64) if share_kept < 1 else None
     chosen = chosen.select(
-        chosen.hash, **{column.id: _shown(chosen, column, None if limit is None else chosen.hash < limit) for column in kept}
+        chosen.hash, **{column.id: _shown(chosen, column, None if limit is None else chosen.hash < ibis.literal(limit, hashed.type())) for column in kept}
     )
     hashes: list[Any] = []
     parts: list[pa.Table] = []
