@@ -58,11 +58,11 @@ def test_a_writer_killed_between_its_rows_and_its_checkpoint_leaves_no_trace(led
     if pid == 0:
         engine = ledger.database.engine
 
-        def die(*call: object) -> None:
-            if "INTO mlsec_checkpoints" in str(call[2]):
+        def die(command: str) -> None:
+            if "INTO mlsec_checkpoints" in command:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        event.listen(engine, "before_cursor_execute", die)
+        event.listen(engine, "connect", lambda connection, _: connection.set_trace_callback(die))
         ledger.append([write(run_id=f"lost-{i}") for i in range(600)])
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
