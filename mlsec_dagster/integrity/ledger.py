@@ -22,7 +22,7 @@ from mlsec_dagster.integrity.checkpoints import Checkpoint, sign_checkpoint
 from mlsec_dagster.integrity.entries import Entry, Receipt, Row
 from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, SigningKey, public_key, role_for
 from mlsec_dagster.integrity.knowledge import HINT, Knowledge, node_reader, read_manifest
-from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, load_frontier
+from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, load_frontier, verify_consistency
 from mlsec_dagster.integrity.sealing import Draft, sealed_in_order
 from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement
 from mlsec_dagster.integrity.trust import KeyBook, KeyChange, SignedKeyChange, Trust
@@ -270,10 +270,18 @@ class Ledger:
                 _require_subject(entry, asset, asked, types)
             return {entry.statement.partition: entry for entry in entries}
 
-    def history(self, asset: str, partition: str | EveryPartition | None = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
+    def history(
+        self,
+        asset: str,
+        partition: str | EveryPartition | None = ANY,
+        types: Collection[str] | None = None,
+        *,
+        start: int = 0,
+    ) -> Iterator[Entry]:
         """All entries about an asset, oldest first, each authenticated as by `latest`.
 
-        Every statement names the one before it about its subject, so an entry hidden in the middle is noticed.
+        Every statement names the one before it about its subject, so an entry hidden in the middle is noticed. With a `start`, only
+        the entries at that place and later: for who has authenticated those before it.
 
         Raises:
             LedgerError: An entry is not what was signed, or one is missing.
@@ -284,7 +292,7 @@ class Ledger:
         from mlsec_dagster.storage.tables import entries
 
         before: dict[str | None, int] = {}
-        end = -1
+        end = start - 1
         while True:
             with self.database.read() as connection:
                 head = self._known.refresh(connection)
@@ -297,7 +305,9 @@ class Ledger:
                 found = self._known.entries(connection, head, positions)
             for entry in found:
                 _require_subject(entry, asset, None if isinstance(partition, EveryPartition) else {partition}, None)
-                if entry.previous != before.get(entry.statement.partition):
+                known = before.get(entry.statement.partition)
+                # What lies before `start` was not read here; that such a predecessor is named is all that can be seen.
+                if entry.previous != known and not (known is None and entry.previous is not None and entry.previous < start):
                     raise LedgerError(
                         f"Entry {entry.previous} about {asset!r} is missing from its history: "
                         f"its row was removed or its index changed. {HINT}"
@@ -393,6 +403,23 @@ class Ledger:
         if size > (head.size if head else 0):
             raise LedgerError(f"The ledger has {head.size if head else 0} entries, not {size}.")
         return size
+
+    def require_continuation(self, origin: str, size: int, root: bytes) -> None:
+        """Make sure that the ledger is now what it was at this size, or that and more.
+
+        Raises:
+            LedgerError: It is another ledger, a shorter one, or one with another history.
+        """
+        with self.database.read() as connection:
+            head = self._known.refresh(connection)
+            if head is None or head.origin != origin or head.size < size:
+                raise LedgerError(
+                    f"The ledger {origin!r} had {size} entries and "
+                    f"{f'is {head.origin!r} with {head.size}' if head else 'is empty'} now: it was rolled back or replaced. {HINT}"
+                )
+            proof = consistency_proof(size, head.size, node_reader(connection))
+        if not verify_consistency(size, head.size, proof, root, head.root):
+            raise LedgerError(f"The ledger of {head.size} entries does not contain the {size} verified before: it was forked. {HINT}")
 
     def public_key(self, fingerprint: str) -> PublicKey:
         """A public key by its fingerprint, from the store, checked against it.

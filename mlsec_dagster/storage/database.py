@@ -158,6 +158,7 @@ class Database:
         writer, self._writer = self._writer, None
         if writer is not None and self.write_lock.acquire(blocking=False):
             try:
+                writer.invalidate()  # Really closed: a pool that was disposed of would keep it.
                 writer.close()
             finally:
                 self.write_lock.release()

@@ -146,6 +146,28 @@ def test_a_database_that_goes_away_is_said_and_comes_back(opened, postgres_serve
     assert verify_ledger(ledger).size == 3
 
 
+def test_an_error_in_a_transaction_costs_no_later_one(ledger: Ledger, file):
+    """Writers keep their connection; what went wrong on it must not stay with it."""
+    ledger.append([write(run_id="1")])
+
+    def fail() -> None:
+        with ledger.database.write() as connection:
+            connection.exec_driver_sql("INSERT INTO mlsec_notes VALUES ('x', 'y')")
+            connection.exec_driver_sql("SELECT * FROM there_is_no_such_table")
+
+    with pytest.raises(StoreError, match="no such table"):
+        fail()
+    ledger.append([write(run_id="2")])
+    with behind_its_back(file) as other:
+        assert other.execute("SELECT * FROM mlsec_notes").fetchall() == []
+        other.execute("BEGIN IMMEDIATE")  # Nothing is locked between transactions.
+        other.rollback()
+    ledger.close()
+    assert not file.with_name(file.name + "-wal").exists()  # SQLite removes it with the last connection.
+    ledger.append([write(run_id="3")])
+    assert verify_ledger(ledger).size == 3
+
+
 def test_a_store_of_a_newer_version_is_refused(ledger: Ledger, opened, file):
     ledger.append([write()])
     with behind_its_back(file) as database:
