@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
+    from mlsec_dagster.asset_checks.distribution_stability import build_distribution_stability_checks
     from mlsec_dagster.asset_checks.expectations import build_expectation_checks
     from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
     from mlsec_dagster.components.expectation_checks.component import ExpectationChecksComponent
@@ -26,6 +27,7 @@ _HOMES = {
     "SecurityStore": "mlsec_dagster.resources",
     "Signer": "mlsec_dagster.resources",
     "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
+    "build_distribution_stability_checks": "mlsec_dagster.asset_checks.distribution_stability",
     "build_expectation_checks": "mlsec_dagster.asset_checks.expectations",
     "build_security_definitions": "mlsec_dagster.definitions",
     "guard": "mlsec_dagster.guarding",
@@ -39,6 +41,7 @@ __all__ = [
     "SecurityStore",
     "Signer",
     "build_dataset_hash_checks",
+    "build_distribution_stability_checks",
     "build_expectation_checks",
     "build_security_definitions",
     "guard",

@@ -1,4 +1,4 @@
-"""`dataset_hash` checks declared in a defs.yaml, with the attributes of `guard`.
+"""`dataset_hash` and `distribution_stability` checks declared in a defs.yaml, with the attributes of `guard`.
 
     type: mlsec_dagster.DatasetChecksComponent
     attributes:
@@ -22,11 +22,11 @@ from pydantic import Field, field_validator
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.building import is_external
-from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, build_dataset_hash_check
+from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings
 from mlsec_dagster.components.checks import Attributes, ChecksComponent, assets_around
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.guarding import Dataset, columns_by_role, require_known, settings_of, with_guarded_io_managers
+from mlsec_dagster.guarding import Dataset, checks_of, columns_by_role, require_known, with_guarded_io_managers
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import open_store
 from mlsec_dagster.sealing import Seals
@@ -42,11 +42,13 @@ class DatasetAttributes(Attributes):
     time: str | None = Field(None, description="Column that holds the time of a row.")
     ignore: list[str] | None = Field(None, description="Columns that may change freely; their bytes are sealed all the same.")
     sensitive: list[str] | None = Field(None, description="Columns whose values must not be shown.")
+    false_alarms: float | None = Field(None, description="How often a materialization in which nothing changed may alarm.")
 
 
 @dg.scaffold_with(DatasetChecksScaffolder)
 class DatasetChecksComponent(ChecksComponent):
-    """A blocking `dataset_hash` check on each of these datasets: stored bytes are those that were sealed.
+    """Two checks on each of these datasets: `dataset_hash` (stored bytes are those that were sealed; blocking) and
+    `distribution_stability` (it looks as it has looked before).
 
     By itself it adds the checks. To have every read verified as well, load the project's definitions.py with
     `mlsec_dagster.load_from_defs_folder` in place of `dagster.load_from_defs_folder`.
@@ -61,8 +63,9 @@ class DatasetChecksComponent(ChecksComponent):
     time: str | None = Field(None, description="Column that holds the time of a row.")
     ignore: list[str] = Field(default_factory=list, description="Columns that may change freely; their bytes are sealed all the same.")
     sensitive: list[str] = Field(default_factory=list, description="Columns whose values must not be shown.")
-    severity: Literal["ERROR", "WARN"] = Field("ERROR", description="The severity of a failed check.")
-    blocking: bool = Field(True, description="Whether a failed check blocks downstream assets in the same run.")
+    false_alarms: float = Field(0.01, description="How often a materialization in which nothing changed may alarm: 0.01 is one in a hundred.")
+    severity: Literal["ERROR", "WARN"] = Field("ERROR", description="The severity of a failed dataset_hash check.")
+    blocking: bool = Field(True, description="Whether a failed dataset_hash check blocks downstream assets in the same run.")
 
     # A key alone stands for an object that has nothing but a key. In the schema these are two branches of if/else and not of anyOf,
     # because only then do tools say which attribute of an object is wrong.
@@ -81,7 +84,7 @@ class DatasetChecksComponent(ChecksComponent):
     # What it contributes
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """One `dataset_hash` check for each dataset.
+        """The checks of each dataset.
 
         Raises:
             ConfigurationError: An asset key that no definition of the project has (with the nearest one), a pin that does not go with its
@@ -96,8 +99,7 @@ class DatasetChecksComponent(ChecksComponent):
                     require_known([key], known)
                 if key in self.asset_keys()[:index]:
                     raise ConfigurationError(f"{key.to_user_string()!r} is given twice: name each dataset once.")
-                settings = settings_of(Dataset(**dataset.model_dump()), defaults)
-                checks.append(build_dataset_hash_check(key, (known or {}).get(key), settings))
+                checks += checks_of(key, (known or {}).get(key), Dataset(**dataset.model_dump()), defaults, self.false_alarms)
         return dg.Definitions(asset_checks=checks)
 
     def asset_keys(self) -> Sequence[dg.AssetKey]:
