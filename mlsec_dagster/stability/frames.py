@@ -12,7 +12,7 @@ from typing import Any, Final
 from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.stability.columns import GRID, Column, builtin, columns_of
 from mlsec_dagster.stability.profiles import BINS, CATEGORIES, ColumnFrame, Frame, Roles
-from mlsec_dagster.stability.scalars import Scalars, chunked, scalars_of
+from mlsec_dagster.stability.scalars import Scalars, chunked, narrow, scalars_of
 from mlsec_dagster.stability.sources import Window, opened
 
 FEW: Final = 32
@@ -85,9 +85,11 @@ def _kind(column: Column, found: Scalars, roles: Roles) -> Any:
         return "other"
     if column.family == "boolean":
         return "boolean"
+    if not found.filled:
+        return "constant"  # of no value so far
     if column.family == "time":
         return "time"
-    if found.filled and found.distinct <= 1 and found.longest <= _LONGEST and column.family in ("number", "text"):
+    if found.distinct <= 1 and found.longest <= _LONGEST and column.family in ("number", "text"):
         return "constant"
     if column.family == "nested":
         return "nested"
@@ -122,12 +124,13 @@ def _categories(window: Window, columns: Sequence[Column]) -> dict[int, tuple[st
 
     found: dict[int, list[tuple[int, str]]] = {column.place: [] for column in columns}
     for some in chunked(columns, 32):
+        table = narrow(window.table, some)
         queries: list[Any] = []
         for column in some:
             if column.family == "boolean":
                 continue
-            value = column.text(window.table[column.id]) if column.family == "text" else window.table[column.id].cast("float64")
-            given = window.table.select(value=value)
+            value = column.text(table[column.id]) if column.family == "text" else column.number(table)
+            given = table.select(value=value)
             counted = given.filter(given.value.notnull()).group_by("value").aggregate(rows=ibis._.count())
             counted = counted.order_by([ibis.desc("rows"), "value"]).limit(CATEGORIES)
             text = counted.value if column.family == "text" else ibis.null("string")
@@ -145,9 +148,10 @@ def _values(window: Window, columns: Sequence[Column]) -> dict[int, list[float]]
 
     found: dict[int, set[float]] = {column.place: set() for column in columns}
     for some in chunked(columns, 32):
+        table = narrow(window.table, some)
         queries: list[Any] = []
         for column in some:
-            given = window.table.select(value=column.number(window.table))
+            given = table.select(value=column.number(table))
             distinct = given.filter(given.value.notnull()).group_by("value").aggregate(rows=ibis._.count()).limit(2 * FEW + 2)
             queries.append(distinct.select(place=ibis.literal(column.place, "int32"), value=distinct.value))
         for row in window.rows(ibis.union(*queries)):
@@ -176,13 +180,14 @@ def _quantiles(window: Window, columns: Sequence[Column]) -> dict[int, tuple[flo
     places = [number / BINS for number in range(1, BINS)]
     found: dict[int, tuple[float, ...]] = {}
     for some in chunked(columns, 32):
+        part = narrow(window.table, some)
         given: dict[str, Any] = {}
         for column in some:
-            value = column.number(window.table)
+            value = column.number(part)
             if column.floating:
                 value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
             given[column.id] = value
-        table = window.table.select(**given)
+        table = part.select(**given)
         figures: dict[str, Any] = {}
         for column in some:
             if window.engine in ("duckdb", "pyspark"):

@@ -26,7 +26,7 @@ from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.stability.columns import Column, bucket, cell, columns_of, secret_number
 from mlsec_dagster.stability.profiles import BUCKETS, CATEGORIES, ColumnFrame, ColumnProfile, Frame, Profile, Roles
 from mlsec_dagster.stability.sampling import Sample, draw
-from mlsec_dagster.stability.scalars import Scalars, chunked, scalars_of
+from mlsec_dagster.stability.scalars import Scalars, chunked, narrow, scalars_of
 from mlsec_dagster.stability.sources import Window, opened
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ def measure(
     """
     if len(key) < 16:
         raise ConfigurationError(f"the key of a profile has {len(key)} bytes; expected 16 or more random ones")
-    with opened(source, limits) as window:
+    with opened(source, limits, {each.name: each.type for each in frame.columns}) as window:
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         known = _known(columns, frame)
         table = window.table if between is None else _slice(window, columns, roles, between)
-        found = scalars_of(window, table, asked, {place: each.edges[len(each.edges) // 2] for place, each in known.items() if each.edges})
+        centers = {place: each.edges[len(each.edges) // 2] for place, each in known.items() if each.edges}
+        found = scalars_of(window, table, asked, centers, {place for place, each in known.items() if each.kind == "category"})
         rows = _rows(window, table, found)
         counted = [column for column in asked if column.place in known and known[column.place].cells]
         counts, others = _counts(window, table, counted, known, found, key)
@@ -164,18 +165,19 @@ def _counts(
     bins: dict[int, list[int]] = {}
     secret = secret_number(key, "bucket")
     for some in chunked([column for column in columns if found[column.place].filled], _QUERIES):
+        part = narrow(table, some)
         queries: list[Any] = []
         for column in some:
             each = known[column.place]
             if each.kind in ("number", "time", "text", "nested"):
-                number, bins[column.place] = cell(column, column.number(table), each.edges)
-                queries.append(_grouped(ibis, table, column.place, number))
+                number, bins[column.place] = cell(column, column.number(part), each.edges)
+                queries.append(_grouped(ibis, part, column.place, number))
             elif each.kind == "identifier":
-                value, kind = _plain(column, table)
-                queries.append(_grouped(ibis, table, column.place, bucket(window.engine, value, kind, secret)))
+                value, kind = _plain(column, part)
+                queries.append(_grouped(ibis, part, column.place, bucket(window.engine, value, kind, secret)))
             else:
                 others[column.place] = Counter()
-                queries.append(_named(ibis, window, table, column, each, found[column.place], secret))
+                queries.append(_named(ibis, window, part, column, each, found[column.place], secret))
         for row in window.rows(ibis.union(*queries)):
             if row["cell"] is None and row["value"] is None:
                 continue  # null, which was counted already

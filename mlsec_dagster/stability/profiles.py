@@ -94,10 +94,12 @@ class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nans: Rows that are NaN, which is no null.
         infinities: Rows that are plus or minus infinity.
         distinct: Different values, approximately (HyperLogLog).
-        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of texts and nested values.
+        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of texts and nested values
+            (not of categories).
         counts: Rows per cell of the frame, see `ColumnFrame`; without null and NaN. For categories: those named, then the hash buckets.
         unlisted: The commonest values that the frame does not name, with their rows; empty for identifiers and texts.
-        characters: Shares of letters, digits, white space and everything else among the characters of a text column.
+        characters: Shares of letters, digits, white space and everything else among the characters of a text column, as far as they are
+            in the sample.
     """
 
     name: str
