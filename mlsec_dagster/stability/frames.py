@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.stability.columns import GRID, Column, builtin, columns_of
-from mlsec_dagster.stability.profiles import BINS, CATEGORIES, ColumnFrame, Frame, Roles
+from mlsec_dagster.stability.profiles import BINS, CATEGORIES, ColumnFrame, Frame, Kind, Roles
 from mlsec_dagster.stability.scalars import Scalars, chunked, narrow, scalars_of
 from mlsec_dagster.stability.sources import Window, opened
 
@@ -51,7 +51,9 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         found = scalars_of(window, window.table, asked, {})
-        kinds = {column.place: _kind(column, found[column.place], roles) for column in asked}
+        kinds = {column.place: kind_of(
+                column.family, found[column.place], integer=column.dtype.is_integer(), label=column.name == roles.label
+            ) for column in asked}
         categories = _categories(window, [column for column in asked if kinds[column.place] in ("category", "constant", "boolean")])
         few = [column for column in asked if kinds[column.place] in ("number", "text", "nested") and found[column.place].distinct <= FEW]
         values = _values(window, few)
@@ -59,7 +61,7 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
             if len(values[column.place]) > FEW:
                 del values[column.place]
         many = [column for column in asked if kinds[column.place] in _BINNED and column.place not in values]
-        edges = {place: _between(each) for place, each in values.items()}
+        edges = {place: between(each) for place, each in values.items()}
         edges.update(_quantiles(window, many))
         clocks = _clocks(window, asked, found, roles, partition_columns)
         return Frame(
@@ -80,35 +82,39 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
 _BINNED: Final = ("number", "time", "text", "nested")
 
 
-def _kind(column: Column, found: Scalars, roles: Roles) -> Any:
-    if column.family == "other":
+def kind_of(family: str, found: Scalars, *, integer: bool, label: bool) -> Kind:
+    """What a column is to the tests.
+
+    Args:
+        family: Of its type, as `columns.Column` has it.
+        found: Its figures.
+        integer: Whether its type is one of integers.
+        label: Whether it is the declared label.
+    """
+    if family == "other":
         return "other"
-    if column.family == "boolean":
+    if family == "boolean":
         return "boolean"
     if not found.filled:
         return "constant"  # of no value so far
-    if column.family == "time":
+    if family == "time":
         return "time"
-    if found.distinct <= 1 and found.longest <= _LONGEST and column.family in ("number", "text"):
+    if found.distinct <= 1 and found.longest <= _LONGEST and family in ("number", "text"):
         return "constant"
-    if column.family == "nested":
+    if family == "nested":
         return "nested"
-    if column.family == "binary":
+    if family == "binary":
         return "text"
     unique = found.filled > FEW and found.distinct >= _NEARLY_ALL * found.filled
-    if column.family == "text":
-        return _text_kind(column, found, roles, unique)
+    if family == "text":
+        if found.longest > _LONGEST or (unique and (found.mean or 0) > _FREE_TEXT):
+            return "text"
+        if label:
+            return "category"
+        return "identifier" if found.distinct > CATEGORIES or unique else "category"
     # A sparse integer that seldom repeats is as likely an amount, whose distribution matters; only what is huge as well is a hash or an id.
     huge = found.maximum is not None and found.maximum >= _HUGE
-    return "identifier" if unique and column.dtype.is_integer() and (_dense(found) or (huge and found.filled > 4 * FEW)) else "number"
-
-
-def _text_kind(column: Column, found: Scalars, roles: Roles, unique: bool) -> Any:
-    if found.longest > _LONGEST or (unique and (found.mean or 0) > _FREE_TEXT):
-        return "text"
-    if column.name == roles.label:
-        return "category"
-    return "identifier" if found.distinct > CATEGORIES or unique else "category"
+    return "identifier" if unique and integer and (_dense(found) or (huge and found.filled > 4 * FEW)) else "number"
 
 
 def _dense(found: Scalars) -> bool:
@@ -160,7 +166,7 @@ def _values(window: Window, columns: Sequence[Column]) -> dict[int, list[float]]
     return {place: sorted(values) for place, values in found.items()}
 
 
-def _between(values: Sequence[float]) -> tuple[float, ...]:
+def between(values: Sequence[float]) -> tuple[float, ...]:
     """Edges halfway between values, and one beyond each end, so that values never seen have bins of their own."""
     if not values:
         return ()
@@ -199,11 +205,11 @@ def _quantiles(window: Window, columns: Sequence[Column]) -> dict[int, tuple[flo
                 figures[column.id] = table[column.id].approx_quantile(places)
         (row,) = window.rows(table.aggregate(**figures))
         for column in some:
-            found[column.place] = _on_a_grid(_increasing([edge for edge in row[column.id] or () if edge is not None]))
+            found[column.place] = on_a_grid(_increasing([edge for edge in row[column.id] or () if edge is not None]))
     return found
 
 
-def _on_a_grid(edges: tuple[float, ...]) -> tuple[float, ...]:
+def on_a_grid(edges: tuple[float, ...]) -> tuple[float, ...]:
     """Moves edges to multiples of a power of two where that leaves most of them apart: they are found faster there (`columns.cell`)."""
     if len(edges) < 2:
         return edges

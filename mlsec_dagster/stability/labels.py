@@ -50,6 +50,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         seed: For the model.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     if min(len(paired.then), len(paired.now)) < LEAST_ROWS:
         return Disagreement(reason=f"a window has fewer than {LEAST_ROWS} rows")
@@ -67,9 +68,11 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     model: Any = HistGradientBoostingClassifier(
         max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed
     )
-    model.fit(before[chosen], then[chosen])
     judged = now >= 0
-    probabilities = model.predict_proba(window[judged])
+    # So little data is done sooner by one thread than by several that wait for each other, above all on a machine that has other work.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        model.fit(before[chosen], then[chosen])
+        probabilities = model.predict_proba(window[judged])
     best, labels = probabilities.argmax(1), now[judged]
     confident = probabilities.max(1) >= CONFIDENT
     channels: dict[Channel, float] = {}

@@ -294,11 +294,11 @@ def _profile(
         deviation=scalars.deviation,
         counts=tuple(counts.get(column.place, ())),
         unlisted=tuple((text[:_LONGEST], number) for text, number in unlisted),
-        characters=_characters(sample.rows.column(column.id)) if column.family == "text" else (),
+        characters=characters(sample.rows.column(column.id)) if column.family == "text" else (),
     )
 
 
-def _characters(texts: "pa.ChunkedArray[Any]") -> tuple[float, ...]:
+def characters(texts: "pa.ChunkedArray[Any]") -> tuple[float, ...]:
     """Shares of letters, digits, white space and everything else among the characters of the sample, in that order."""
     import pyarrow as pa
     import pyarrow.compute as pc

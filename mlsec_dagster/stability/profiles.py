@@ -19,8 +19,7 @@ Kind = Literal["number", "category", "boolean", "time", "text", "nested", "ident
 
 `number`, `time`: counted in bins between `edges`. `category`, `boolean`: counted by value. `text`: free text, counted by length.
 `nested`: lists, maps and structs, counted by length. `identifier`: nearly every row has a value of its own, or values come and go
-(tail numbers); counted in keyed hash buckets, so that only its nulls, its distinctness and its spread are compared. `constant`: one value
-so far. `other`: a type that can only be counted.
+(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type that can only be counted.
 """
 
 Role = Literal["label", "time", "ignore", "sensitive", "partition"]
@@ -62,8 +61,6 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Length of `ColumnProfile.counts`."""
         if self.kind in ("category", "boolean", "constant"):
             return len(self.categories) + BUCKETS
-        if self.kind == "identifier":
-            return BUCKETS
         return len(self.edges) + 1 if self.edges else 0
 
 
