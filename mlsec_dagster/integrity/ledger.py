@@ -76,6 +76,7 @@ class Ledger:
         self.witness = witness
         self._known = Knowledge(trust, signer.publics if signer else {})
         self._stored_keys: set[str] = set()
+        self._stored_ring: KeyRing | None = None
         # The newest entry per subject, good as long as nobody else has appended since `_last_note`.
         self._last: dict[Subject, int | None] = {}
         self._last_note = ""
@@ -130,9 +131,9 @@ class Ledger:
                     frontier = self._known.edge(connection, head)
                     chosen = choose(frontier.size)
                     changes = self._require_trust(chosen, ring, frontier.size)
-                    publics = {**ring.publics, **{key.fingerprint: key.public for _, key in chosen}}
-                    publics.update({signed.change.fingerprint: public_key(signed.change.spki) for signed in changes})
-                    self._store_contents(connection, publics, manifests)
+                    publics = self._new_publics(chosen, changes, ring)
+                    if publics or manifests:
+                        self._store_contents(connection, publics, manifests)
                     receipt, last = self._write(connection, head, frontier, chosen, ring)
             except INTEGRITY_ERRORS:
                 raise LedgerError(
@@ -140,6 +141,7 @@ class Ledger:
                 ) from None
             self._known.remember(receipt.checkpoint, frontier, publics, changes)
             self._stored_keys |= publics.keys()
+            self._stored_ring = ring
             if len(self._last) > _REMEMBERED_SUBJECTS:
                 self._last = {}
             self._last.update(last)  # Only now: what was not committed is nobody's predecessor.
@@ -204,11 +206,23 @@ class Ledger:
 
     def _previous(self, connection: "Connection", subjects: Collection[Subject], size: int) -> dict[Subject, int | None]:
         """Newest entry about each subject. A wrong answer by an edited store is found by `verify_ledger`."""
+        known = {subject: self._last[subject] for subject in subjects if subject in self._last}
+        if len(known) == len(subjects):
+            return known
         from mlsec_dagster.storage.queries import newest_positions
 
-        known = {subject: self._last[subject] for subject in subjects if subject in self._last}
         unknown = [subject for subject in subjects if subject not in known]
         return {**dict.fromkeys(unknown), **newest_positions(connection, unknown, before=size), **known}
+
+    def _new_publics(
+        self, chosen: Sequence[tuple[Statement, SigningKey]], changes: Sequence[SignedKeyChange], ring: KeyRing
+    ) -> dict[str, PublicKey]:
+        """The public keys that readers will need and that this process has not stored yet."""
+        if not changes and ring is self._stored_ring:
+            return {key.fingerprint: key.public for _, key in chosen if key.fingerprint not in self._stored_keys}
+        publics = {**ring.publics, **{key.fingerprint: key.public for _, key in chosen}}
+        publics.update({signed.change.fingerprint: public_key(signed.change.spki) for signed in changes})
+        return {name: key for name, key in publics.items() if name not in self._stored_keys}
 
     def _store_contents(self, connection: "Connection", publics: Mapping[str, PublicKey], manifests: Iterable[bytes]) -> None:
         from mlsec_dagster.integrity.digests import hash_bytes
@@ -216,8 +230,7 @@ class Ledger:
         from mlsec_dagster.storage.tables import manifests as manifest_table
         from mlsec_dagster.storage.tables import public_keys
 
-        new = {name: key.spki for name, key in publics.items() if name not in self._stored_keys}
-        put(connection, public_keys, [{"fingerprint": name, "spki": spki} for name, spki in new.items()])
+        put(connection, public_keys, [{"fingerprint": name, "spki": key.spki} for name, key in publics.items()])
         for content in manifests:
             put(connection, manifest_table, [{"digest": hash_bytes(content), "content": zlib.compress(content, 1)}])
 

@@ -61,6 +61,9 @@ def sealed_in_order(drafts: Sequence[Draft]) -> Iterator[tuple[Sequence[Draft], 
     A key that is not `concurrent` signs in the caller's thread. Whatever a signature raises is raised here, and no thread is left.
     """
     size = len(drafts)
+    if size == 1:
+        yield drafts, [sealed(drafts[0])]
+        return
     if size < _WORTH_A_THREAD or not all(draft.key.concurrent for draft in drafts):
         for start in range(0, size, PIECE):
             piece = drafts[start : start + PIECE]

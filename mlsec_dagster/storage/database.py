@@ -124,11 +124,14 @@ class Database:
         with self._translated(), self.write_lock:
             if self.kind == "sqlite":
                 connection = self._kept_writer(engine)
+                driver = sqlite_driver(connection)
                 try:
-                    with connection.begin():
-                        yield connection
-                except (SQLAlchemyError, sqlite3.Error):
-                    self._forget_writer()  # Whatever state it is in: the next transaction starts on a new one.
+                    driver.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    connection.commit()  # For SQLAlchemy, if it was used, ...
+                    driver.commit()  # ... and for SQLite, if it was not.
+                except BaseException:
+                    self._forget_writer()  # Which rolls back. The next transaction finds nothing of this one on its connection.
                     raise
             else:
                 with engine.connect() as connection, connection.begin():
@@ -147,10 +150,11 @@ class Database:
     def _kept_writer(self, engine: Engine) -> Connection:
         """The connection of all SQLite writes; only whoever holds `write_lock` may use it.
 
-        Taking one out of the pool and giving it back costs as much as signing an entry. Between transactions it holds no lock.
+        Taking one out of the pool and giving it back costs as much as signing an entry, and SQLAlchemy's own begin and commit half of
+        that: hence both are said to the driver. Between transactions it holds no lock.
         """
         if self._writer is None:
-            self._writer = engine.connect().execution_options(mlsec_write=True)
+            self._writer = engine.connect()
         return self._writer
 
     def _forget_writer(self, *_: object) -> None:
@@ -223,6 +227,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with self.write() as connection:
+            if not connection.in_transaction():
+                connection.begin()  # Alembic commits what it finds no transaction around.
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -273,4 +279,6 @@ def sqlite_driver(connection: Connection) -> sqlite3.Connection:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    sqlite_driver(connection).execute("BEGIN IMMEDIATE" if connection.get_execution_options().get("mlsec_write") else "BEGIN")
+    driver = sqlite_driver(connection)
+    if not driver.in_transaction:  # `Database.write` has begun already.
+        driver.execute("BEGIN")
