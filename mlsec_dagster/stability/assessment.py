@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, values_of
-from mlsec_dagster.stability.decision import LEAST_WINDOWS, MOST_WINDOWS, Judgement, judge
+from mlsec_dagster.stability.decision import LEAST_WINDOWS, MOST_WINDOWS, Judgement, judge, winsorised
 from mlsec_dagster.stability.frames import learn_frame
 from mlsec_dagster.stability.measuring import measure
 from mlsec_dagster.stability.profiles import Frame, Profile, Roles, Window
@@ -130,7 +130,6 @@ def assess(
         channels=order,
         false_alarms=false_alarms,
         phases=None if phases is None else [*(phases[-len(windows) - 1 :][place] for place in judged), phases[-1]],
-        alarmed=[windows[place].alarmed for place in judged],
     )
     alarmed = judgement.alarm or bool(changes)
     if changes:
@@ -142,7 +141,11 @@ def assess(
     kept = _with(
         window,
         alarmed=alarmed,
-        channels=tuple((*channel, value) for channel, value in observation.channels.items()),
+        channels=tuple(
+            (*channel, float(value))
+            for channel, value in zip(order, winsorised(judgement, values[-1], order), strict=True)
+            if not np.isnan(value)
+        ),
         statistic=None if judgement.method == "learning" else (judgement.statistic, judgement.threshold),
     )
     return Assessment(outcome, kept, sample, frame, reference, observation, order, judgement, changes)

@@ -84,7 +84,6 @@ def judge(
     channels: Sequence[Channel],
     false_alarms: float,
     phases: Sequence[int] | None = None,
-    alarmed: Sequence[bool] | None = None,
 ) -> Judgement:
     """Decide over the last of `values`.
 
@@ -93,16 +92,12 @@ def judge(
         channels: What each column of `values` is.
         false_alarms: How often a window from the same population may alarm, in (0, 1).
         phases: Season of each window (weekday, hour), whose usual effect is taken out; None where there is none.
-        alarmed: Which earlier windows alarmed. Their values count as the largest of those that did not: were they left out, the
-            variance would shrink; were they left as they are, the next attack would hide behind the last one.
     """
     values = values[-MOST_WINDOWS - 1 :]
     earlier = len(values) - 1
     if earlier < LEAST_WINDOWS:
         unknown = np.full(values.shape[1], math.nan)
         return Judgement(False, None, "learning", earlier, unknown, unknown, unknown)
-    if alarmed is not None:
-        values = _winsorised(values, np.asarray(alarmed[-earlier:], bool))
     if phases is not None:
         values = _without_season(values, np.asarray(phases[-earlier - 1 :]))
     signed = np.array([channel.test in SIGNED for channel in channels], bool)
@@ -170,12 +165,20 @@ def _largest(scores: Floats) -> Floats:
     return np.maximum(np.where(np.isnan(scores), 0.0, scores).max(1), 0.0)
 
 
-def _winsorised(values: Floats, alarmed: NDArray[np.bool_]) -> Floats:
-    if not alarmed.any() or alarmed.all():
-        return values
-    kept, quiet = values.copy(), values[:-1][~alarmed]
-    least, most = np.where(np.isnan(quiet), np.inf, quiet).min(0), np.where(np.isnan(quiet), -np.inf, quiet).max(0)
-    kept[:-1][alarmed] = np.where(least <= most, np.clip(kept[:-1][alarmed], least, most), kept[:-1][alarmed])
+def winsorised(judgement: Judgement, values: Floats, channels: Sequence[Channel]) -> Floats:
+    """The values of a window as later windows are held against: what was beyond the threshold is put at the threshold.
+
+    Were an alarming window left out, the variance would shrink, and the next ordinary one would alarm; were it left as it is, the next
+    attack would hide behind this one.
+    """
+    kept = values.copy()
+    if not judgement.alarm:
+        return kept
+    for place, channel in enumerate(channels):
+        most = judgement.novelty_threshold if channel.test in NOVELTY else judgement.threshold
+        if judgement.scores[place] > most:
+            direction = 1.0 if values[place] >= judgement.usual[place] else -1.0
+            kept[place] = judgement.usual[place] + direction * most * judgement.deviation[place]
     return kept
 
 

@@ -22,6 +22,9 @@ from mlsec_dagster.stability.samples import Paired
 CONFIDENT: Final = 0.95
 FIT_ROWS: Final = 10_000
 MOST_CLASSES: Final = 20
+FEW: Final = 3
+"""Added to counts of disagreement, so that one of them where there are none as a rule is no event."""
+
 LEAST_CONFIDENT: Final = 50
 """Confident rows of a class below which nothing can be said of it."""
 
@@ -82,7 +85,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         count, differing = int(rows.sum()), int((labels[rows] != code).sum())
         name = called.get(int(code), "any other")
         if count >= LEAST_CONFIDENT:
-            channels[Channel("label", label, name)] = math.log((differing + 1) / (count + 1))
+            channels[Channel("label", label, name)] = math.log((differing + FEW) / (count + FEW))
             found[name] = (count, differing)
     if not channels:
         return Disagreement(

@@ -15,6 +15,7 @@ import numpy as np
 from mlsec_dagster.stability.assessment import Assessment
 from mlsec_dagster.stability.channels import Channel
 from mlsec_dagster.stability.decision import Judgement
+from mlsec_dagster.stability.labels import FEW
 from mlsec_dagster.stability.profiles import Profile
 
 POWER: Final = 0.9
@@ -127,5 +128,5 @@ def _flips(name: str, needed: float, assessment: Assessment) -> float | None:
     if labels is None or name not in labels.classes:
         return None
     confident, differing = labels.classes[name]
-    wanted = math.exp(min(needed, 0.0)) * (confident + 1) - 1
+    wanted = math.exp(min(needed, 0.0)) * (confident + FEW) - FEW
     return _possible(max(wanted - differing, 1.0) / confident)

@@ -152,7 +152,8 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         profile: What was counted.
         values: Category column -> the values that it had.
-        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`.
+        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`. What was beyond
+            the threshold of an alarm stands at the threshold (`decision.winsorised`).
         alarmed: Whether it alarmed.
         statistic: The largest studentised value, and the threshold that it was held against; None while learning.
     """
