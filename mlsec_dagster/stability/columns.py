@@ -191,7 +191,9 @@ def _search(ibis: Any, value: Any, edges: Sequence[float], low: int, high: int) 
     if low == high:
         return ibis.literal(low, "int16")
     middle = (low + high) // 2
-    return ibis.ifelse(value < float(edges[middle]), _search(ibis, value, edges, low, middle), _search(ibis, value, edges, middle + 1, high))
+    return ibis.ifelse(
+        value < float(edges[middle]), _search(ibis, value, edges, low, middle), _search(ibis, value, edges, middle + 1, high)
+    )
 
 
 def secret_number(key: bytes, purpose: str) -> int:

@@ -199,8 +199,9 @@ def _quantiles(window: Window, columns: Sequence[Column]) -> dict[int, tuple[flo
             if window.engine in ("duckdb", "pyspark"):
                 name = "approx_quantile" if window.engine == "duckdb" else "percentile_approx"
                 inner = "float32" if window.engine == "duckdb" else "float64"
+                wanted: Any = ibis.array(places)
                 function = builtin(name, ["float64", f"array<{inner}>"], "array<float64>", aggregate=True)
-                figures[column.id] = function(table[column.id], ibis.array(places).cast(f"array<{inner}>"))
+                figures[column.id] = function(table[column.id], wanted.cast(f"array<{inner}>"))
             else:
                 figures[column.id] = table[column.id].approx_quantile(places)
         (row,) = window.rows(table.aggregate(**figures))
@@ -236,7 +237,11 @@ def _clocks(
             clocks.add(column.place)
         elif column.family == "time" and head is not None and head.num_rows >= 4 * FEW:
             values = head.column(column.id).drop_null()
-            if len(values) and values[0] != values[-1] and pc.all(pc.greater_equal(values.slice(1), values.slice(0, len(values) - 1))).as_py():
+            if (
+                len(values)
+                and values[0] != values[-1]
+                and pc.all(pc.greater_equal(values.slice(1), values.slice(0, len(values) - 1))).as_py()
+            ):
                 clocks.add(column.place)
     clock = next((column for column in columns if column.name == roles.time and column.family in ("time", "number")), None)
     others = [column for column in columns if column.place not in clocks and column.family in ("time", "number")]

@@ -110,7 +110,12 @@ def _asked(table: Any, column: Column, center: float, named: bool) -> dict[str, 
     elif _measured(column):
         number = column.number(table)
         away = number - center if center else number
-        asked |= {f"{name}_min": number.min(), f"{name}_max": number.max(), f"{name}_sum": away.sum(), f"{name}_squares": (away * away).sum()}
+        asked |= {
+            f"{name}_min": number.min(),
+            f"{name}_max": number.max(),
+            f"{name}_sum": away.sum(),
+            f"{name}_squares": (away * away).sum(),
+        }
     return asked
 
 
@@ -157,9 +162,7 @@ def _carefully(window: Window, table: Any, columns: Sequence[Column], first: Map
         value = finite[column.id]
         asked |= {f"{column.id}_count": value.count(), f"{column.id}_min": value.min(), f"{column.id}_max": value.max()}
     (range_,) = window.rows(finite.aggregate(**asked))
-    scales = {
-        column.id: max(abs(range_[f"{column.id}_min"] or 0.0), abs(range_[f"{column.id}_max"] or 0.0)) or 1.0 for column in columns
-    }
+    scales = {column.id: max(abs(range_[f"{column.id}_min"] or 0.0), abs(range_[f"{column.id}_max"] or 0.0)) or 1.0 for column in columns}
     (means,) = window.rows(finite.aggregate(**{column.id: (finite[column.id] / scales[column.id]).mean() for column in columns}))
     spread = {
         column.id: (lambda away: (away * away).mean())(finite[column.id] / scales[column.id] - float(means[column.id] or 0.0))

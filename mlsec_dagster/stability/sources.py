@@ -261,6 +261,7 @@ def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits, wanted: 
     connection = _connection(stack, folder)
     backend = ibis.duckdb.from_connection(connection)
     kept: list[pa.RecordBatch] = []
+    first: pa.Table | None = None
     size, writer, spool = 0, None, folder / "window.parquet"
     with readers.reading(source, limits, wanted) as opening:
         name, names, types = opening.name, tuple(opening.names), tuple(_text(kind) for kind in opening.types)
@@ -289,7 +290,7 @@ def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits, wanted: 
         first = pa.Table.from_batches(kept, schema)
         connection.register("mlsec_window", first)
         table = backend.table("mlsec_window")
-    return Window(name, names, types, table, "duckdb", _streamer(ibis, connection), lambda: first.slice(0, _HEAD_ROWS))
+    return Window(name, names, types, table, "duckdb", _streamer(ibis, connection), lambda: cast("Any", first).slice(0, _HEAD_ROWS))
 
 
 def _known(kind: "pa.DataType") -> "pa.DataType":
