@@ -179,7 +179,7 @@ def _counts(
                 others[column.place] = Counter()
                 queries.append(_named(ibis, window, part, column, each, found[column.place], secret))
         for row in window.rows(cast("Any", ibis).union(*queries)):
-            place, number, value, rows = (cast("Any", row.get(name)) for name in ("place", "cell", "value", "rows"))
+            place, number, value, rows = (row[name] for name in ("place", "cell", "value", "rows"))
             if number is None and value is None:
                 continue  # null, which was counted already
             cells = counts[place]
