@@ -15,9 +15,9 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.examination import Examination, Finding, HashCheckSettings
-from mlsec_dagster.errors import MlsecError
+from mlsec_dagster.asset_checks.stored import StoredAsset
 from mlsec_dagster.integrity.statements import ADOPTION, SEAL
-from mlsec_dagster.integrity.verdicts import Materialization, Verdict, as_sentence, visible
+from mlsec_dagster.integrity.verdicts import Materialization, Verdict, visible
 from mlsec_dagster.presentation import MAX_ROWS, plain
 from mlsec_dagster.sealing import subject_name
 
@@ -48,8 +48,15 @@ def build_at_rest_check(
     @dg.multi_asset_check(name=f"{key.to_python_identifier()}_{CHECK_NAME}", specs=[spec])
     def dataset_hash_at_rest(context) -> Iterator[Any]:
         step_context = context.op_execution_context.get_step_execution_context()
-        examination = Examination(key, None, None, None, settings, step_context, external=False, check_name=CHECK_NAME)
-        yield _evaluate(examination)
+        asset = StoredAsset(
+            key,
+            step_context,
+            check_name=CHECK_NAME,
+            resolver=settings.resolver,
+            store=settings.store,
+            signer=settings.signer,
+        )
+        yield _evaluate(Examination(asset, settings))
         yield dg.Output(None, output_name=spec.get_python_identifier())
 
     return dataset_hash_at_rest
@@ -104,16 +111,8 @@ def _evaluate(examination: Examination) -> _compat.AssetCheckEvaluation:
             return examination.evaluation(None, None, Finding(Verdict(False, _unknown(examination), "unverifiable")))
         entries = examination.seals().ledger.latest_by_partition(examination.asset, list(latest), (SEAL, ADOPTION))
         plan = _plan(latest, entries, PARTITIONS_PER_RUN)
-    except MlsecError as error:
-        sentence = f"{examination.asset} could not be verified: {as_sentence(error)}"
-        return examination.evaluation(None, None, Finding(Verdict(False, sentence, "unverifiable")))
     except Exception as error:
-        examination.step_context.log.exception(f"{CHECK_NAME} on {examination.asset}")
-        sentence = (
-            f"{examination.asset} could not be verified, because the check stopped with {type(error).__name__}: {as_sentence(error)} "
-            f"This is no statement about the data; the log of this step has the traceback."
-        )
-        return examination.evaluation(None, None, Finding(Verdict(False, sentence, "unverifiable")))
+        return examination.evaluation(None, None, examination.stopped(None, error))
     looked_at = {partition: examination.examine(partition) for partition in plan.look_at}
     examination.witness()
     if list(latest) == [None]:

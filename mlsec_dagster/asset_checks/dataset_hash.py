@@ -14,7 +14,9 @@ from typing import Any, get_args
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.examination import CHECK_NAME, Examination, HashCheckSettings, Resolver, pins
+from mlsec_dagster.asset_checks.building import build_check, facts, is_external, partitions_of_check
+from mlsec_dagster.asset_checks.examination import CHECK_NAME, Examination, HashCheckSettings, pins
+from mlsec_dagster.asset_checks.stored import Resolver, StoredAsset
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.resources import SecurityStore, Signer
@@ -97,33 +99,21 @@ def build_dataset_hash_check(
     key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None, settings: HashCheckSettings
 ) -> dg.AssetChecksDefinition:
     """One check on one asset; `definition` gives its partitions and IO manager, if it is of this code location."""
-    partitions_def, io_manager_key = _facts(key, definition)
-    external = is_external(definition)
-    writes_itself = not external and isinstance(definition, dg.AssetsDefinition) and _compat.bypasses_io_manager(definition, key)
-    with _compat.disable_dagster_warnings():
-        spec = dg.AssetCheckSpec(
-            CHECK_NAME,
-            asset=key,
-            blocking=settings.blocking,
-            partitions_def=partitions_def,
-            description=(
-                f"Stored bytes are those that were sealed when they were written (policy: {settings.policy}); "
-                "a failure names the files, columns and rows that differ."
-            ),
-            metadata={
-                "mlsec/policy": settings.policy,
-                **{f"mlsec/{role}": list(names) for role, names in (settings.columns or {}).items() if names},
-            },
-        )
+    partitions_def, _ = facts(key, definition)
 
-    def dataset_hash(context) -> Iterator[Any]:
-        step_context = context.op_execution_context.get_step_execution_context()
-        manager = getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None
-        examination = Examination(
-            key, partitions_def, io_manager_key, manager, settings, step_context, external=external, writes_itself=writes_itself
+    def evaluate(context: Any) -> Iterator[Any]:
+        asset = StoredAsset.of_check(
+            context,
+            key,
+            definition,
+            check_name=CHECK_NAME,
+            resolver=settings.resolver,
+            store=settings.store,
+            signer=settings.signer,
         )
+        examination = Examination(asset, settings)
         try:
-            partitions = _partitions(context, partitions_def)
+            partitions = partitions_of_check(context, partitions_def)
         except Exception as error:
             found = {None: (None, examination.stopped(None, error))}
         else:
@@ -131,36 +121,20 @@ def build_dataset_hash_check(
         examination.witness()
         for partition, (materialization, finding) in found.items():
             yield examination.evaluation(partition, materialization, finding)
-        yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    dataset_hash.resolver = settings.resolver  # type: ignore[attr-defined]
-    return dg.multi_asset_check(
-        name=f"{key.to_python_identifier()}_{CHECK_NAME}",
-        specs=[spec],
-        required_resource_keys={io_manager_key} if io_manager_key else set(),
-        # An IO manager that is bound on the asset is nowhere else to be had.
-        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
-    )(dataset_hash)
-
-
-def resolver_of(check: dg.AssetsDefinition | None) -> Resolver | None:
-    """The resolver that a `dataset_hash` check was built with, for those who look at its asset outside a run."""
-    return getattr(_compat.function_of(check), "resolver", None) if check is not None else None
-
-
-def _facts(key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None) -> tuple[dg.PartitionsDefinition | None, str | None]:
-    if definition is None:
-        return None, None
-    if isinstance(definition, dg.SourceAsset):
-        return definition.partitions_def, definition.get_io_manager_key()
-    # An external asset that names no IO manager is loaded by the default one, so that is where its data lies.
-    return definition.get_asset_spec(key).partitions_def, definition.get_io_manager_key_for_asset_key(key)
-
-
-def is_external(definition: dg.AssetsDefinition | dg.SourceAsset | None) -> bool:
-    """Whether nothing here materializes the asset. Asked of its definition: in a job that leaves it out, it looks external."""
-    return isinstance(definition, dg.SourceAsset) or (definition is not None and not definition.is_materializable)
-
-
-def _partitions(context: dg.AssetCheckExecutionContext, partitions_def: dg.PartitionsDefinition | None) -> list[str | None]:
-    return [str(key) for key in context.op_execution_context.partition_keys] if partitions_def is not None else [None]
+    return build_check(
+        key,
+        definition,
+        evaluate,
+        name=CHECK_NAME,
+        description=(
+            f"Stored bytes are those that were sealed when they were written (policy: {settings.policy}); "
+            "a failure names the files, columns and rows that differ."
+        ),
+        blocking=settings.blocking,
+        metadata={
+            "mlsec/policy": settings.policy,
+            **{f"mlsec/{role}": list(names) for role, names in (settings.columns or {}).items() if names},
+        },
+        resolver=settings.resolver,
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.dataset_hash import Resolver, resolver_of
+from mlsec_dagster.asset_checks.building import Resolver, resolver_of
 from mlsec_dagster.asset_checks.examination import CHECK_NAME
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.io_managers.storage import Storage, Subject

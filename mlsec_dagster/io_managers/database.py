@@ -39,14 +39,28 @@ class DatabaseStorage:
                 f"IO manager so far: give the asset a resolver= that returns an Ibis table."
             )
         with client.connect(context, slice_) as connection:
+            # What is read of the relation after it was hashed is what was hashed, whoever writes to the table meanwhile.
+            connection.begin()
             try:
-                relation = connection.sql(client.get_select_statement(slice_))
-            except Exception as error:
-                if type(error).__name__ != "CatalogException":
-                    raise
-                relation = None
-            manifest = None if relation is None else Manifest(multiset=multiset_digest(relation, self._key()))
-        yield None if manifest is None else Stored(manifest, None, client.get_table_name(slice_))
+                relation = _relation(connection, client.get_select_statement(slice_))
+                if relation is None:
+                    yield None
+                else:
+                    manifest = Manifest(multiset=multiset_digest(relation, self._key()))
+                    yield Stored(manifest, None, client.get_table_name(slice_), relation=relation, snapshot=True)
+            finally:
+                # The IO manager's own client closes only what ended well, and an open connection keeps others from the file.
+                connection.close()
 
     def load(self, context: dg.InputContext, subjects: Mapping[str | None, Subject], verify: Verify) -> Any:
         return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
+
+
+def _relation(connection: Any, statement: str) -> Any:
+    """What a query yields; None if its table does not exist."""
+    try:
+        return connection.sql(statement)
+    except Exception as error:
+        if type(error).__name__ != "CatalogException":
+            raise
+        return None

@@ -35,8 +35,8 @@ def reported_location(metadata: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def private_copy(location: str) -> Iterator[Stored | None]:
-    """What lies at a path or URI, copied to a private directory while it is hashed; None if nothing does."""
+def private_copy(location: str, *, pickled: bool = False) -> Iterator[Stored | None]:
+    """What lies at a path or URI, copied to a private directory while it is hashed; None if nothing does. `pickled` as for `Stored`."""
     private = Path(tempfile.mkdtemp(prefix="mlsec-"))
     try:
         if location.startswith("file://"):
@@ -57,7 +57,7 @@ def private_copy(location: str) -> Iterator[Stored | None]:
             return
         target = private / "copy" / (source.name or "data")
         target.parent.mkdir(mode=0o700)
-        yield Stored(Manifest(files=copy_and_hash(source, target)), target, location)
+        yield Stored(Manifest(files=copy_and_hash(source, target)), target, location, pickled=pickled)
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -68,7 +68,7 @@ def resolved_place(resolved: Any, row_key: Callable[[], bytes]) -> AbstractConte
         return private_copy(str(resolved))
     from mlsec_dagster.integrity.warehouse import multiset_digest
 
-    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, row_key())), None, None))
+    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, row_key())), None, None, relation=resolved))
 
 
 class OpaqueStorage:

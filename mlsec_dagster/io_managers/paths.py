@@ -55,6 +55,10 @@ class PathStorage:
     def _path(self, subject: Subject) -> Any:
         return _compat.upath_locations(self._upath_manager, subject.context())[subject.partition]
 
+    def pickles_at(self, subject: Subject, location: str) -> bool:
+        """Whether `location` is where this IO manager keeps the subject, as a pickle of Dagster's own kind."""
+        return _pickles(self._upath_manager) and str(self._path(subject)) == location
+
     def _fetch(self, path: Any) -> tuple[tuple[FileEntry, ...], Path]:
         """Digests of what lies at `path`, and the private copy of exactly those bytes."""
         self._copies += 1
@@ -80,7 +84,7 @@ class PathStorage:
             yield None
             return
         try:
-            yield Stored(Manifest(files=entries), copied, str(path))
+            yield Stored(Manifest(files=entries), copied, str(path), pickled=_pickles(self._upath_manager))
         finally:
             shutil.rmtree(copied.parent, ignore_errors=True)
 
@@ -136,6 +140,13 @@ def _local_path(path: Path) -> Any:
     from upath import UPath
 
     return UPath(path)
+
+
+def _pickles(manager: Any) -> bool:
+    """Whether an IO manager writes and reads pickles in Dagster's own way, so that its files hold nothing that some other party wrote."""
+    cls = type(manager)
+    own = all(getattr(cls, name).__module__.startswith(("dagster.", "dagster_")) for name in ("dump_to_path", "load_from_path"))
+    return own and any(base.__name__.startswith("PickledObject") for base in cls.__mro__)
 
 
 def _loads_path_by_path(manager: Any) -> bool:

@@ -65,11 +65,17 @@ class Stored:
         manifest: Digests of the files, or of the rows of a warehouse table.
         copy: A private copy of the very bytes that were hashed, while the context lasts; None if there is none.
         location: Where it lies: a path, a URI, the name of a table.
+        relation: The table in its database, while the context lasts (a DuckDB relation, an Ibis table); None for files.
+        snapshot: Whether a transaction holds `relation` as it was when it was hashed.
+        pickled: Whether the files are what one of Dagster's own pickling IO managers writes: a pickle of the value, and nothing else.
     """
 
     manifest: Manifest
     copy: Path | None
     location: str | None
+    relation: Any = None
+    snapshot: bool = False
+    pickled: bool = False
 
 
 def keeps_nothing(files_root: object) -> bool:

@@ -129,11 +129,11 @@ ENGINE = RuntimeError("engine ![x](y) broke\x1b[31m")
     [
         ("mlsec_dagster.integrity.verdicts.judge", ENGINE),
         ("mlsec_dagster.integrity.verdicts.judge", MemoryError()),
-        ("mlsec_dagster.asset_checks.examination.latest_materializations", ENGINE),
-        ("mlsec_dagster.asset_checks.examination.open_store", ENGINE),
+        ("mlsec_dagster.asset_checks.stored.latest_materializations", ENGINE),
+        ("mlsec_dagster.asset_checks.stored.open_store", ENGINE),
         ("mlsec_dagster.asset_checks.known.Known.read", ENGINE),
         ("mlsec_dagster.asset_checks.examination.evaluation_metadata", ENGINE),
-        ("mlsec_dagster.asset_checks.dataset_hash._partitions", ENGINE),
+        ("mlsec_dagster.asset_checks.dataset_hash.partitions_of_check", ENGINE),
     ],
     ids=["judge", "out of memory", "event log", "store", "ledger", "metadata", "partitions"],
 )
