@@ -125,7 +125,7 @@ def test_one_column_is_told_once_the_concrete_before_the_vague_and_the_rest_is_c
 
 def test_a_stable_window_says_how_near_to_an_alarm_it_came() -> None:
     said = sentence({Channel("volume"): 2.5, Channel("nulls", "dep_delay"): 0.4}, outcome="stable")
-    assert said.startswith("flights looks like the 8 windows before it (largest deviation: number of rows, at 50% of what would raise an alarm).")
+    assert said == "flights looks like the 8 windows before it (largest deviation: number of rows, at 50% of what would raise an alarm)."
 
 
 def test_learning_is_neither_a_pass_nor_an_alarm() -> None:
@@ -183,6 +183,14 @@ def test_the_worst_columns_are_compared_bar_by_bar_with_what_is_missing() -> Non
     assert sum(compared[0].now) == pytest.approx(1)
     assert compared[0].now[3] > 3 * compared[0].before[3]
     assert (compared[1].by_name, compared[1].labels) == (True, ("B6", "AA", "UA"))
+
+
+def test_a_value_that_was_never_there_has_a_bar_of_its_own() -> None:
+    now = profile(carrier={"counts": (2400, 3000, 1000, 100, *[0] * 63), "unlisted": (("ZZ", 90),)})
+    (compared,) = evidence_of(assessed({Channel("unseen", "carrier"): 9.0}, now=now), history(), Roles()).compared
+    assert compared.labels == ("B6", "AA", "UA", "ZZ", "any other")
+    assert compared.now[3:] == pytest.approx((90 / 6500, 10 / 6500))
+    assert compared.before[3:] == (0, 0)
 
 
 def test_many_bins_become_few_bars_that_keep_every_row() -> None:
