@@ -100,6 +100,10 @@ class Baseline:
                 newest.setdefault(storage_id if storage_id is not None else entry.index, entry)
         return [self._opened(entry) for entry in sorted(newest.values(), key=lambda entry: entry.index)[-KEPT:]]
 
+    def begun(self) -> bool:
+        """Whether there ever was a window of any partition."""
+        return self._ledger.guarded_since(self._subject) is not None
+
     def _opened(self, entry: Entry) -> Kept:
         window = Window.from_bytes(self._ledger.manifest(str(entry.statement.predicate["window"])))
         return Kept(entry, window)

@@ -169,6 +169,9 @@ def _distribution(column: ColumnFrame, now: ColumnProfile, then: ColumnProfile) 
     counts, usual = np.asarray(now.counts, float), np.asarray(then.counts, float)
     if len(counts) != column.cells or len(usual) != column.cells or not counts.sum() or not usual.sum() or column.cells < 2:
         return {}
+    if column.categories:
+        # What no name is known for is one more category.
+        counts, usual = (np.append(each[: len(column.categories)], each[len(column.categories) :].sum()) for each in (counts, usual))
     found = {Channel("distribution", column.name): log_divergence(counts, usual)}
     if column.kind in ("number", "time", "text", "nested"):
         found[Channel("location", column.name)] = location(counts, usual)

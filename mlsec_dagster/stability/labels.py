@@ -22,6 +22,9 @@ from mlsec_dagster.stability.samples import Paired
 CONFIDENT: Final = 0.95
 FIT_ROWS: Final = 10_000
 MOST_CLASSES: Final = 20
+FEW: Final = 3
+"""Added to counts of disagreement, so that one of them where there are none as a rule is no event."""
+
 LEAST_CONFIDENT: Final = 50
 """Confident rows of a class below which nothing can be said of it."""
 
@@ -50,6 +53,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         seed: For the model.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     if min(len(paired.then), len(paired.now)) < LEAST_ROWS:
         return Disagreement(reason=f"a window has fewer than {LEAST_ROWS} rows")
@@ -67,9 +71,11 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     model: Any = HistGradientBoostingClassifier(
         max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed
     )
-    model.fit(before[chosen], then[chosen])
     judged = now >= 0
-    probabilities = model.predict_proba(window[judged])
+    # So little data is done sooner by one thread than by several that wait for each other, above all on a machine that has other work.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        model.fit(before[chosen], then[chosen])
+        probabilities = model.predict_proba(window[judged])
     best, labels = probabilities.argmax(1), now[judged]
     confident = probabilities.max(1) >= CONFIDENT
     channels: dict[Channel, float] = {}
@@ -79,7 +85,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         count, differing = int(rows.sum()), int((labels[rows] != code).sum())
         name = called.get(int(code), "any other")
         if count >= LEAST_CONFIDENT:
-            channels[Channel("label", label, name)] = math.log((differing + 1) / (count + 1))
+            channels[Channel("label", label, name)] = math.log((differing + FEW) / (count + FEW))
             found[name] = (count, differing)
     if not channels:
         return Disagreement(
