@@ -10,7 +10,7 @@ from mlsec_dagster.stability.assessment import History
 from mlsec_dagster.stability.channels import Channel
 from mlsec_dagster.stability.evidence import MOST_PAST, MOST_RANKED, evidence_of
 from mlsec_dagster.stability.joint import Together
-from mlsec_dagster.stability.labels import Disagreement
+from mlsec_dagster.stability.labels import FEW, Disagreement
 from mlsec_dagster.stability.profiles import ColumnFrame, ColumnProfile, Frame, Profile, Roles
 from tests.stability.scenes import BEFORE, FRAME, ROWS, assessed, counted, history, labels, profile, window
 
@@ -79,7 +79,7 @@ def test_each_kind_of_change_is_told_in_plain_words_and_numbers(channel: Channel
 
 def test_flipped_labels_are_counted_against_those_of_earlier_windows() -> None:
     channel = Channel("label", "arr_late", "False")
-    past = History([window({channel: math.log((differing + 1) / 4_545)}) for differing in (0, 3, 1, 2, 0, 0, 3, 1)])
+    past = History([window({channel: math.log((differing + FEW) / (4_544 + FEW))}) for differing in (0, 3, 1, 2, 0, 0, 3, 1)])
     said = sentence({channel: 9.0}, observation={"labels": labels(4_544, 97)}, past=past)
     assert (
         "in 97 of 4,544 rows of which a model is sure that arr_late is 'False', the label says otherwise "
@@ -233,7 +233,7 @@ def test_of_sensitive_columns_no_value_no_name_and_no_small_count_is_told() -> N
         observation={"labels": labels(4_544, 8), "together": Together({}, contradictions={("tailnum", "carrier"): 5})},
         values={channel: 0.0},
     )
-    evidence = evidence_of(found, history(values={channel: math.log(4 / 4_545)}), SECRETS)
+    evidence = evidence_of(found, history(values={channel: math.log((3 + FEW) / (4_544 + FEW))}), SECRETS)
     told = str(asdict(evidence))
     for secret in ("SECRET", "'UA'", "AA", "B6", "'False'", "1234", "1,234", "1,041", "500 to", "below 500", " 7 row", " 6 row", " 8 of"):
         assert secret not in told, secret
