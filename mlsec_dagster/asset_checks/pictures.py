@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -24,8 +25,12 @@ _BEFORE: Final = "#8a919c"
 _NOW: Final = "#c2703a"
 _ALARM: Final = "#d64550"
 
-_WIDTH: Final = 640
-_LABEL: Final = 22
+_WIDTH: Final = 500
+"""Of every picture, in pixels: as wide as the UI's dialogs are in a narrow window."""
+_LABEL: Final = 18
+
+_SPARKS: Final = 24
+"""Windows up to which a sparkline draws every threshold; beyond, there is room for the last one only."""
 
 
 def image(svg: str, alternative: str) -> str:
@@ -90,6 +95,29 @@ def course(history: Sequence[Past]) -> str:
     return _svg(drawn, top + height + 26)
 
 
+def sparkline(history: Sequence[Past]) -> str:
+    """The same, so small that the UI shows it in place (below a thousand characters of Markdown) and not in a dialog."""
+    wide, high = 300, 48
+    most = max(max(each.statistic, each.threshold) for each in history) or 1.0
+
+    def points(values: Sequence[float]) -> str:
+        step = (wide - 12) / max(len(values) - 1, 1)
+        places = [(round(6 + step * place), round(6 + (high - 12) * (1 - value / most))) for place, value in enumerate(values)]
+        moves = [(x - at[0], y - at[1]) for at, (x, y) in pairwise(places)]
+        return f"M{places[0][0]} {places[0][1]}l" + " ".join(f"{x}{'' if y < 0 else ' '}{y}" for x, y in moves)
+
+    last = history[-1]
+    up = round(6 + (high - 12) * (1 - last.statistic / most))
+    across = wide - 6 if len(history) > 1 else 6
+    mark = f'<circle cx="{across}" cy="{up}" r="5" fill="{_ALARM if last.alarmed else _NOW}"/>'
+    limits = points([each.threshold for each in history] if 2 <= len(history) <= _SPARKS else [last.threshold] * 2)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" fill="none" stroke-width="2">'
+        f'<path d="{limits}" stroke="{_ALARM}" stroke-dasharray="6 4"/>'
+        f'<path d="{points([each.statistic for each in history])}" stroke="{_NOW}"/>{mark}</svg>'
+    )
+
+
 def _standing(compared: Compared) -> str:
     left, right, top, height = 44, 12, 34, 150
     count = len(compared.now)
@@ -113,7 +141,9 @@ def _standing(compared: Compared) -> str:
         # As many labels as there is room for, the first and the last among them.
         room = max(max(len(label) for label in compared.labels) * 7.2, 40)
         every = max(math.ceil(room / step), 1)
-        shown = [place for place in range(0, count, every) if place == 0 or count - 1 - place >= every] + ([count - 1] if count > 1 else [])
+        shown = [place for place in range(0, count, every) if place == 0 or count - 1 - place >= 1.5 * every] + (
+            [count - 1] if count > 1 else []
+        )
         for place in shown:
             anchor = "start" if place == 0 and room > step else "end" if place == count - 1 and room > step else "middle"
             at = {"start": left, "end": _WIDTH - right, "middle": left + step * (place + 0.5)}[anchor]
@@ -124,7 +154,7 @@ def _standing(compared: Compared) -> str:
 
 
 def _lying(compared: Compared) -> str:
-    left, right, top, row = 170, 58, 34, 24
+    left, right, top, row = 140, 52, 34, 24
     most = max(*compared.now, *compared.before) or 1.0
     drawn = _heading(compared.column, 8)
     for place, (label, before, now) in enumerate(zip(compared.labels, compared.before, compared.now, strict=True)):
@@ -142,7 +172,7 @@ def _lying(compared: Compared) -> str:
 def _heading(title: str, left: float) -> list[str]:
     """What is shown, and the key."""
     return [
-        _text(left, 18, _cut(title, 44), size=14, bold=True),
+        _text(left, 18, _cut(title, 32), size=14, bold=True),
         _before(_WIDTH - 170, 7, 20, 12),
         _text(_WIDTH - 144, 18, "before"),
         _now(_WIDTH - 86, 7, 20, 12),
