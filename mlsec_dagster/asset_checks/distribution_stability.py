@@ -224,7 +224,9 @@ class _Look:
         except Exception as error:
             return self.failed(partition, error, materialization)
 
-    def failed(self, partition: str | None, error: Exception, materialization: Materialization | None = None) -> _compat.AssetCheckEvaluation:
+    def failed(
+        self, partition: str | None, error: Exception, materialization: Materialization | None = None
+    ) -> _compat.AssetCheckEvaluation:
         """The evaluation where nothing could be found out: it has failed, and says that this is no alarm."""
         # An engine's message may quote values of the data.
         sentence = self.asset.could_not(partition, error, quoting=False)
@@ -377,4 +379,3 @@ def _table(data: VerifiedData) -> Any | None:
     except UnverifiableError:
         return None
     return data.copy if all(table_format(part) for part in parts) else None
-

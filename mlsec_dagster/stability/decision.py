@@ -20,6 +20,10 @@ Channels that count what has never been there (unseen categories, duplicate rows
 statistic and a share of the false-alarm budget of their own: they are silent in most histories, so their maxima say little of the others.
 """
 
+# scipy's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,6 +6,10 @@ All of it is computed on samples, and each value is comparable only with the sam
 what `decision.judge` does with it.
 """
 
+# scikit-learn's models bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

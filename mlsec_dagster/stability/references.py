@@ -2,12 +2,12 @@
 
     frame, reference = learn_reference(samples, before=last_profile, roles=roles)
 
-Bins and categories are learnt anew from these windows' samples each time, so that they fit whatever the data has drifted to, and nothing that
-was learnt on the first day stays for ever. All of it is in memory and small: it is done in numpy and Arrow, not in an engine.
+Bins and categories are learnt anew from these windows' samples each time, so that they fit whatever the data has drifted to, and nothing
+that was learnt on the first day stays for ever. All of it is in memory and small: it is done in numpy and Arrow, not in an engine.
 """
 
-# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
-# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyarrow's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence

@@ -63,7 +63,9 @@ class DatasetChecksComponent(ChecksComponent):
     time: str | None = Field(None, description="Column that holds the time of a row.")
     ignore: list[str] = Field(default_factory=list, description="Columns that may change freely; their bytes are sealed all the same.")
     sensitive: list[str] = Field(default_factory=list, description="Columns whose values must not be shown.")
-    false_alarms: float = Field(0.01, description="How often a materialization in which nothing changed may alarm: 0.01 is one in a hundred.")
+    false_alarms: float = Field(
+        0.01, description="How often a materialization in which nothing changed may alarm: 0.01 is one in a hundred."
+    )
     severity: Literal["ERROR", "WARN"] = Field("ERROR", description="The severity of a failed dataset_hash check.")
     blocking: bool = Field(True, description="Whether a failed dataset_hash check blocks downstream assets in the same run.")
 
