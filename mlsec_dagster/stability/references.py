@@ -152,10 +152,9 @@ def _edges(finite: NDArray[np.float64]) -> tuple[float, ...]:
 
 def _categories(values: "pa.ChunkedArray[Any]", counted: ColumnProfile, kind: Kind) -> tuple[ColumnFrame, ColumnProfile]:
     """Texts by value; identifiers by how many different ones there are."""
-    pairs = sorted(
-        ((pair["counts"], pair["values"]) for pair in values.value_counts().to_pylist() if pair["values"] is not None),
-        key=lambda pair: (-pair[0], pair[1]),
-    )
+    found: list[dict[str, Any]] = values.value_counts().to_pylist()
+    rows: list[tuple[int, str]] = [(pair["counts"], pair["values"]) for pair in found if pair["values"] is not None]
+    pairs = sorted(rows, key=_commonest_first)
     counted = _with(counted, distinct=len(pairs))
     if kind == "identifier":
         return ColumnFrame(counted.name, counted.type, kind), counted
@@ -164,6 +163,10 @@ def _categories(values: "pa.ChunkedArray[Any]", counted: ColumnProfile, kind: Ki
     rest = sum(count for count, _ in pairs[CATEGORIES:])
     counts = (*(listed[name] for name in names), rest, *(0,) * (BUCKETS - 1))
     return ColumnFrame(counted.name, counted.type, kind, (), names), _with(counted, counts=counts)
+
+
+def _commonest_first(pair: tuple[int, str]) -> tuple[int, str]:
+    return -pair[0], pair[1]
 
 
 def _constant(numbers: NDArray[np.float64], counted: ColumnProfile, rows: int) -> tuple[ColumnFrame, ColumnProfile]:
