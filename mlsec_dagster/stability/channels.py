@@ -98,7 +98,7 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
 
 
 def counted(rows: float, of: int) -> float:
-    """The logarithm of a count that is nil as a rule, scaled to a window of ten thousand rows, so that the window's size does not matter."""
+    """The logarithm of a count that is nil as a rule, scaled to a window of ten thousand rows, so that its size does not matter."""
     return math.log1p(rows / max(of, 1) * max(min(of, 10_000), 1))
 
 
