@@ -20,6 +20,7 @@ from mlsec_dagster.asset_checks.building import Definition, build_check, evaluat
 from mlsec_dagster.asset_checks.series import Series, series_of
 from mlsec_dagster.asset_checks.stored import Resolver, StoredAsset, VerifiedData, roots
 from mlsec_dagster.errors import ConfigurationError, SigningKeyError, UnverifiableError
+from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import SecurityStore, Signer
 
 if TYPE_CHECKING:
@@ -223,7 +224,9 @@ class _Look:
         except Exception as error:
             return self.failed(partition, error, materialization)
 
-    def failed(self, partition: str | None, error: Exception, materialization: Materialization | None = None) -> _compat.AssetCheckEvaluation:
+    def failed(
+        self, partition: str | None, error: Exception, materialization: Materialization | None = None
+    ) -> _compat.AssetCheckEvaluation:
         """The evaluation where nothing could be found out: it has failed, and says that this is no alarm."""
         # An engine's message may quote values of the data.
         sentence = self.asset.could_not(partition, error, quoting=False)
@@ -299,15 +302,29 @@ class _Look:
     def _told(
         self, partition: str | None, data: VerifiedData, assessed: Assessment, history: History, entry: int
     ) -> _compat.AssetCheckEvaluation:
-        from mlsec_dagster.asset_checks.stability_page import evaluation_metadata
+        from mlsec_dagster.asset_checks.stability_page import evaluation_metadata, power
         from mlsec_dagster.stability.evidence import evidence_of
+        from mlsec_dagster.stability.power import revealed
 
         found = evidence_of(assessed, history, self.roles, subject=data.subject)
-        metadata = evaluation_metadata(assessed, found, roles=self.roles)
-        metadata["ledger entry"] = f"{entry} (mlsec ledger show {entry})"
-        if data.notes:
-            metadata["to know"] = dg.MetadataValue.text(" ".join(data.notes))
+        facts = {
+            "verdict": assessed.outcome,
+            "would have been noticed": power(revealed(assessed)),
+            "to know": " ".join(self._notes(data, assessed)) or None,
+            "ledger entry": f"{entry} (mlsec ledger show {entry})",
+        }
+        metadata = evaluation_metadata(assessed, found, facts=facts)
         return self._evaluation(partition, data.materialization, assessed.outcome in ("stable", "learning"), found.sentence, metadata)
+
+    def _notes(self, data: VerifiedData, assessed: Assessment) -> Iterator[str]:
+        yield from data.notes
+        present = {column.name for column in assessed.window.profile.columns}
+        for role, names in (("label", [self.roles.label]), ("time", [self.roles.time]), ("ignored", self.roles.ignore)):
+            for name in names:
+                if name is not None and name not in present:
+                    yield f"The declared {role} column {plain(name)} is not in the data."
+        if data.seal is None:
+            yield "Nothing in the ledger says that these bytes are the ones that were written."
 
     def _no_table(self, partition: str | None, data: VerifiedData, kept: Sequence[Kept]) -> _compat.AssetCheckEvaluation:
         if kept:
@@ -362,4 +379,3 @@ def _table(data: VerifiedData) -> Any | None:
     except UnverifiableError:
         return None
     return data.copy if all(table_format(part) for part in parts) else None
-

@@ -115,9 +115,7 @@ def assess(
     if reference is None or len(windows) < REFERENCE_WINDOWS:
         outcome: Outcome = "schema" if changes else "learning"
         return Assessment(outcome, _with(window, alarmed=bool(changes)), sample, frame, reference, Observation({}), changes=changes)
-    observation = observe(
-        profile, sample, frame=frame, reference=reference, earlier=windows, samples=samples, roles=roles
-    )
+    observation = observe(profile, sample, frame=frame, reference=reference, earlier=windows, samples=samples, roles=roles)
     rows = [{Channel(test, column, other): value for test, column, other, value in past.channels} for past in windows]
     judged = [place for place, row in enumerate(rows) if row]
     order = tuple(sorted({channel for row in rows for channel in row} | set(observation.channels)))

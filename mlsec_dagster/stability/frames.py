@@ -51,9 +51,10 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         found = scalars_of(window, window.table, asked, {})
-        kinds = {column.place: kind_of(
-                column.family, found[column.place], integer=column.dtype.is_integer(), label=column.name == roles.label
-            ) for column in asked}
+        kinds = {
+            column.place: kind_of(column.family, found[column.place], integer=column.dtype.is_integer(), label=column.name == roles.label)
+            for column in asked
+        }
         categories = _categories(window, [column for column in asked if kinds[column.place] in ("category", "constant", "boolean")])
         few = [column for column in asked if kinds[column.place] in ("number", "text", "nested") and found[column.place].distinct <= FEW]
         values = _values(window, few)

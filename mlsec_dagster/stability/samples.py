@@ -1,12 +1,12 @@
 """The samples of several windows as numbers, in one coding.
 
-    paired = pair(eight_before, now, frame)
-    paired.numbers, paired.then.numbers, paired.now.numbers          # names, (rows x numbers), (rows x numbers)
-    paired.categories, paired.then.codes, paired.now.codes           # names, (rows x categories), -1 for null
+paired = pair(eight_before, now, frame)
+paired.numbers, paired.then.numbers, paired.now.numbers          # names, (rows x numbers), (rows x numbers)
+paired.categories, paired.then.codes, paired.now.codes           # names, (rows x categories), -1 for null
 """
 
-# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
-# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyarrow's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Collection, Sequence

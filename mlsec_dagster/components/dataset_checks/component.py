@@ -47,8 +47,9 @@ class DatasetAttributes(Attributes):
 
 @dg.scaffold_with(DatasetChecksScaffolder)
 class DatasetChecksComponent(ChecksComponent):
-    """Two checks on each of these datasets: `dataset_hash` (stored bytes are those that were sealed; blocking) and
-    `distribution_stability` (it looks as it has looked before).
+    """A `dataset_hash` and a `distribution_stability` check on each of these datasets.
+
+    The first one blocks: stored bytes are those that were sealed. The second one warns: the dataset looks as it has looked before.
 
     By itself it adds the checks. To have every read verified as well, load the project's definitions.py with
     `mlsec_dagster.load_from_defs_folder` in place of `dagster.load_from_defs_folder`.
@@ -63,7 +64,9 @@ class DatasetChecksComponent(ChecksComponent):
     time: str | None = Field(None, description="Column that holds the time of a row.")
     ignore: list[str] = Field(default_factory=list, description="Columns that may change freely; their bytes are sealed all the same.")
     sensitive: list[str] = Field(default_factory=list, description="Columns whose values must not be shown.")
-    false_alarms: float = Field(0.01, description="How often a materialization in which nothing changed may alarm: 0.01 is one in a hundred.")
+    false_alarms: float = Field(
+        0.01, description="How often a materialization in which nothing changed may alarm: 0.01 is one in a hundred."
+    )
     severity: Literal["ERROR", "WARN"] = Field("ERROR", description="The severity of a failed dataset_hash check.")
     blocking: bool = Field(True, description="Whether a failed dataset_hash check blocks downstream assets in the same run.")
 
