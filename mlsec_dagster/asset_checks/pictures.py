@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -28,9 +27,6 @@ _ALARM: Final = "#d64550"
 _WIDTH: Final = 500
 """Of every picture, in pixels: as wide as the UI's dialogs are in a narrow window."""
 _LABEL: Final = 18
-
-_SPARKS: Final = 24
-"""Windows up to which a sparkline draws every threshold; beyond, there is room for the last one only."""
 
 
 def image(svg: str, alternative: str) -> str:
@@ -93,29 +89,6 @@ def course(history: Sequence[Past]) -> str:
         drawn.append(_text(left, bottom, f"{ago} {'window' if ago == 1 else 'windows'} ago"))
     drawn.append(_text(_WIDTH - right, bottom, "now", anchor="end", bold=True))
     return _svg(drawn, top + height + 26)
-
-
-def sparkline(history: Sequence[Past]) -> str:
-    """The same, so small that the UI shows it in place (below a thousand characters of Markdown) and not in a dialog."""
-    wide, high = 300, 48
-    most = max(max(each.statistic, each.threshold) for each in history) or 1.0
-
-    def points(values: Sequence[float]) -> str:
-        step = (wide - 12) / max(len(values) - 1, 1)
-        places = [(round(6 + step * place), round(6 + (high - 12) * (1 - value / most))) for place, value in enumerate(values)]
-        moves = [(x - at[0], y - at[1]) for at, (x, y) in pairwise(places)]
-        return f"M{places[0][0]} {places[0][1]}l" + " ".join(f"{x}{'' if y < 0 else ' '}{y}" for x, y in moves)
-
-    last = history[-1]
-    up = round(6 + (high - 12) * (1 - last.statistic / most))
-    across = wide - 6 if len(history) > 1 else 6
-    mark = f'<circle cx="{across}" cy="{up}" r="5" fill="{_ALARM if last.alarmed else _NOW}"/>'
-    limits = points([each.threshold for each in history] if 2 <= len(history) <= _SPARKS else [last.threshold] * 2)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" fill="none" stroke-width="2">'
-        f'<path d="{limits}" stroke="{_ALARM}" stroke-dasharray="6 4"/>'
-        f'<path d="{points([each.statistic for each in history])}" stroke="{_NOW}"/>{mark}</svg>'
-    )
 
 
 def _standing(compared: Compared) -> str:

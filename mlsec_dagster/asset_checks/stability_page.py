@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlsec_dagster.asset_checks.pictures import bars, course, image, sparkline, spoken
+from mlsec_dagster.asset_checks.pictures import bars, course, image, spoken
 from mlsec_dagster.integrity.verdicts import visible
 from mlsec_dagster.stability.assessment import Assessment
 from mlsec_dagster.stability.evidence import Evidence, Ranked
@@ -38,11 +38,10 @@ def evaluation_metadata(assessed: Assessment, evidence: Evidence, *, facts: Mapp
         metadata["watched in all"] = evidence.watched
     pictures = [image(bars(compared), spoken(compared)) for compared in evidence.compared]
     if evidence.history:
-        # The UI shows Markdown in place as long as it is short, else behind a click: the small one is for a first look.
-        metadata["history"] = dg.MetadataValue.md(image(sparkline(evidence.history), _spoken_history(evidence)))
         pictures.append(image(course(evidence.history), _spoken_history(evidence)))
     if pictures:
-        metadata["before and now"] = dg.MetadataValue.md("\n\n".join(pictures))
+        # One entry, because the UI shows Markdown of this length behind a click.
+        metadata["pictures"] = dg.MetadataValue.md("\n\n".join(pictures))
     judgement = assessed.judgement
     if judgement is not None and judgement.p_value is not None:
         metadata["p-value"] = judgement.p_value

@@ -67,6 +67,7 @@ def assessed(
     p_value: float = 0.0008,
     changes: Sequence[str] = (),
     frame: Frame = FRAME,
+    reference: Profile | None = None,
 ) -> Assessment:
     """What was found: how far each channel lies off, where 5 is the threshold."""
     found = now or profile()
@@ -88,7 +89,15 @@ def assessed(
     kept = Window(found, {}, (), alarm, (judgement.statistic, 5.0))
     facts = {"together": Together({}), **(observation or {})}
     return Assessment(
-        outcome, kept, pa.table({"distance": [1]}), frame, profile(), Observation(seen, **facts), tuple(scores), judgement, tuple(changes)
+        outcome,
+        kept,
+        pa.table({"distance": [1]}),
+        frame,
+        reference or profile(),
+        Observation(seen, **facts),
+        tuple(scores),
+        judgement,
+        tuple(changes),
     )
 
 
