@@ -8,6 +8,9 @@ is the first. What was rewritten in older slices is not judged: that is seen onc
 with the policy `append_only` sees it at once.
 """
 
+# pyarrow's tables bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportUnknownMemberType=false
+
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
