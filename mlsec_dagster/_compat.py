@@ -18,6 +18,7 @@ from dagster._core.definitions.asset_checks.asset_check_factories.utils import (
 )
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
 from dagster._core.definitions.job_definition import default_job_io_manager, default_job_io_manager_with_fs_io_manager_schema
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import DagsterEventType
@@ -42,11 +43,13 @@ __all__ = [
     "UnresolvedAssetJobDefinition",
     "assets_by_key",
     "assets_to_keys",
+    "bypasses_io_manager",
     "default_job_io_manager",
     "default_job_io_manager_with_fs_io_manager_schema",
     "disable_dagster_warnings",
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
+    "function_of",
     "has_evaluation",
     "instance_of",
     "is_io_manager_definition",
@@ -72,6 +75,25 @@ def assets_by_key(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetsDefinition
     assets = [dg.AssetsDefinition(specs=[each]) if isinstance(each, dg.AssetSpec) else each for each in once]
     graph = AssetGraph.from_assets([each for each in assets if isinstance(each, dg.AssetsDefinition | dg.SourceAsset)])
     return {key: assets_def for assets_def in graph.assets_defs for key in assets_def.keys}
+
+
+def bypasses_io_manager(asset: dg.AssetsDefinition, key: dg.AssetKey) -> bool:
+    """Whether Dagster hands nothing of an asset to its IO manager: its function declares no value, and writes for itself.
+
+    Asked of the definition, not of the event log: whoever can write to that log could say so of any materialization.
+    """
+    node = asset.node_def
+    output, _ = node.resolve_output_to_origin(asset.get_output_name_for_asset_key(key), None)
+    if output.dagster_type.is_nothing:
+        return True
+    decorated = node.compute_fn if isinstance(node, dg.OpDefinition) else None
+    return isinstance(decorated, DecoratedOpFunction) and decorated.get_output_annotation() is dg.MaterializeResult
+
+
+def function_of(definition: dg.AssetsDefinition) -> Callable[..., Any] | None:
+    """The function that a decorator made a definition of; None if it was made otherwise."""
+    decorated = definition.node_def.compute_fn if isinstance(definition.node_def, dg.OpDefinition) else None
+    return decorated.decorated_fn if isinstance(decorated, DecoratedOpFunction) else None
 
 
 def keys_of(asset: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset) -> list[dg.AssetKey]:

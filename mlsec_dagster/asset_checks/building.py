@@ -19,6 +19,9 @@ from mlsec_dagster.presentation import plain
 
 Definition = dg.AssetsDefinition | dg.SourceAsset
 
+Resolver = Callable[[dg.AssetKey, dg.AssetMaterialization | None], Any]
+"""Says where an asset lies that wrote for itself: a path, a URI, or a table (an Ibis or DuckDB relation); None for "not here"."""
+
 
 def facts(key: dg.AssetKey, definition: Definition | None) -> tuple[dg.PartitionsDefinition | None, str | None]:
     """The partitions of an asset and the key of its IO manager, as far as its definition tells."""
@@ -26,15 +29,18 @@ def facts(key: dg.AssetKey, definition: Definition | None) -> tuple[dg.Partition
         return None, None
     if isinstance(definition, dg.SourceAsset):
         return definition.partitions_def, definition.get_io_manager_key()
-    spec = definition.get_asset_spec(key)
-    if definition.is_executable:
-        return spec.partitions_def, definition.get_io_manager_key_for_asset_key(key)
-    return spec.partitions_def, spec.metadata.get("dagster/io_manager_key")
+    # An external asset that names no IO manager is loaded by the default one, so that is where its data lies.
+    return definition.get_asset_spec(key).partitions_def, definition.get_io_manager_key_for_asset_key(key)
 
 
 def is_external(definition: Definition | None) -> bool:
     """Whether nothing here materializes the asset. Asked of its definition: in a job that leaves it out, it looks external."""
     return isinstance(definition, dg.SourceAsset) or (definition is not None and not definition.is_materializable)
+
+
+def writes_itself(key: dg.AssetKey, definition: Definition | None) -> bool:
+    """Whether the asset is materialized here, and its IO manager is never handed what it makes."""
+    return isinstance(definition, dg.AssetsDefinition) and not is_external(definition) and _compat.bypasses_io_manager(definition, key)
 
 
 def partitions_of_check(context: Any, partitions_def: dg.PartitionsDefinition | None) -> list[str | None]:
@@ -56,6 +62,7 @@ def build_check(
     description: str,
     blocking: bool,
     metadata: Mapping[str, Any] | None = None,
+    resolver: Resolver | None = None,
 ) -> dg.AssetChecksDefinition:
     """One check on one asset that looks at stored bytes, and never has its value loaded through the IO manager.
 
@@ -67,6 +74,7 @@ def build_check(
         description: What it says of itself.
         blocking: Whether a failure blocks downstream assets in the same run.
         metadata: Shown with the check.
+        resolver: Where the asset lies, as the check was told; `resolver_of` finds it again.
     """
     partitions_def, io_manager_key = facts(key, definition)
     with _compat.disable_dagster_warnings():
@@ -74,19 +82,24 @@ def build_check(
             name, asset=key, blocking=blocking, partitions_def=partitions_def, description=description, metadata=metadata
         )
 
-    @dg.multi_asset_check(
-        name=f"{key.to_python_identifier()}_{name}",
-        specs=[spec],
-        required_resource_keys={io_manager_key} if io_manager_key else set(),
-        # An IO manager that is bound on the asset is nowhere else to be had.
-        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
-    )
     def check(context) -> Iterator[Any]:
         yield from evaluate(context)
         # Evaluations alone are no output, and the step would raise without one.
         yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    return check
+    check.resolver = resolver  # type: ignore[attr-defined]
+    return dg.multi_asset_check(
+        name=f"{key.to_python_identifier()}_{name}",
+        specs=[spec],
+        required_resource_keys={io_manager_key} if io_manager_key else set(),
+        # An IO manager that is bound on the asset is nowhere else to be had.
+        resource_defs=definition.resource_defs if definition is not None and io_manager_key in definition.resource_defs else None,
+    )(check)
+
+
+def resolver_of(check: dg.AssetsDefinition | None) -> Resolver | None:
+    """The resolver that a check was built with, for those who look at its asset outside a run."""
+    return getattr(_compat.function_of(check), "resolver", None) if check is not None else None
 
 
 def evaluation(

@@ -136,4 +136,5 @@ def build_dataset_hash_check(
             "mlsec/policy": settings.policy,
             **{f"mlsec/{role}": list(names) for role, names in (settings.columns or {}).items() if names},
         },
+        resolver=settings.resolver,
     )

@@ -116,9 +116,8 @@ class Examination:
         with self.stored_asset.look(partition, materialization, whole=bool(self.settings.pinned)) as look:
             known, reference, stored = look.known, look.reference, look.stored
             if stored is None:
-                return Finding(
-                    Verdict(False, self.stored_asset.missing(look, partition), "unverifiable" if look.unreachable_table else "missing")
-                )
+                cause = "unverifiable" if look.nowhere_to_look else "missing"
+                return Finding(Verdict(False, self.stored_asset.missing(look, partition), cause))
             overtaken = [f"Run {look.later} has written it since; this verdict is about what that run wrote."] if look.later else []
             sealed = seals.manifest(reference, name="sealed") if reference else None
             earlier = known.earlier(self.settings.policy, materialization)

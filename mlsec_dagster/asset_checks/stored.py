@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.building import Definition, facts, is_external
+from mlsec_dagster.asset_checks.building import Definition, Resolver, facts, is_external, writes_itself
 from mlsec_dagster.asset_checks.known import Known
 from mlsec_dagster.errors import LedgerError, MlsecError, UnverifiableError, VerificationError
 from mlsec_dagster.integrity import verdicts
 from mlsec_dagster.integrity.files import hash_path
 from mlsec_dagster.integrity.manifest import Manifest
+from mlsec_dagster.integrity.statements import WRITE
 from mlsec_dagster.integrity.verdicts import Materialization, as_sentence
-from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
+from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location, resolved_place
 from mlsec_dagster.io_managers.paths import PathStorage
 from mlsec_dagster.io_managers.storage import Storage, Stored, Subject, keeps_nothing
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, locate, storage_of
@@ -41,9 +42,6 @@ from mlsec_dagster.sealing import Seals, latest_materializations, subject_name
 
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.entries import Entry
-
-Resolver = Callable[[dg.AssetKey, dg.AssetMaterialization | None], Any]
-"""Says where an asset lies that wrote for itself: a path, a URI, or a table (an Ibis or DuckDB relation); None for "not here"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,11 @@ class Look:
         """The table that the materialization reports while nothing lies where we can look."""
         table = self.event.metadata.get("dagster/table_name") if self.event and self.reference is None and self.stored is None else None
         return None if table is None else str(table.value)
+
+    @property
+    def nowhere_to_look(self) -> bool:
+        """Whether nothing was found because nobody says where it lies, which is no loss of data."""
+        return self.reference is None and self.stored is None and (self.event is None or self.unreachable_table is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class StoredAsset:
         io_manager_key: The resource under which its IO manager is known, or None.
         manager: That IO manager, or None.
         external: Whether nothing in this code location materializes it.
+        writes_itself: Whether its IO manager is never handed what it makes.
         check_name: For the log.
         resolver: Overrides where a self-written asset lies.
         store: The ledger's database.
@@ -139,6 +143,7 @@ class StoredAsset:
         io_manager_key: str | None = None,
         manager: Any = None,
         external: bool = False,
+        writes_itself: bool = False,
         check_name: str = "check",
         resolver: Resolver | None = None,
         store: SecurityStore | None = None,
@@ -150,6 +155,7 @@ class StoredAsset:
         self.io_manager_key = io_manager_key
         self.manager = manager
         self.external = external
+        self.writes_itself = writes_itself
         self.check_name = check_name
         self.resolver = resolver
         self.step_context = step_context
@@ -173,6 +179,7 @@ class StoredAsset:
             io_manager_key=io_manager_key,
             manager=getattr(context.op_execution_context.resources, io_manager_key) if io_manager_key else None,
             external=is_external(definition),
+            writes_itself=writes_itself(key, definition),
             **settings,
         )
 
@@ -235,12 +242,12 @@ class StoredAsset:
             whole: Fetch the bytes even from an object store that says that they are still the version that was sealed.
         """
         known = Known.read(self.seals(), self.name, partition, materialization)
-        writes_itself = known.write is not None and keeps_nothing(known.write.statement.predicate.get("files_root"))
-        if writes_itself:
+        handed_nothing = known.write is not None and keeps_nothing(known.write.statement.predicate.get("files_root"))
+        if handed_nothing:
             known = known.of_what_it_wrote_itself()
         reference = known.reference(materialization)
         event = self.event(materialization)
-        with self._stored(partition, reference, event, writes_itself=writes_itself, whole=whole) as stored:
+        with self._stored(partition, reference, event, handed_nothing=handed_nothing, whole=whole) as stored:
             later = known.overtaken(reference) if reference and stored is not None else None
             if later is not None and stored is not None and same_bytes(later.statement.predicate, roots(stored.manifest)):
                 yield Look(known, later, event, stored, str(later.statement.predicate.get("run_id")))
@@ -248,21 +255,21 @@ class StoredAsset:
                 yield Look(known, reference, event, stored)
 
     def _stored(
-        self, partition: str | None, reference: Entry | None, event: dg.AssetMaterialization | None, *, writes_itself: bool, whole: bool
+        self, partition: str | None, reference: Entry | None, event: dg.AssetMaterialization | None, *, handed_nothing: bool, whole: bool
     ) -> AbstractContextManager[Stored | None]:
         """Look at what is stored: through the IO manager that wrote it, else at the place that the materialization reports."""
         location = reference.statement.predicate.get("location") if reference else None
-        storage = None if writes_itself else self._storage()
+        storage = None if handed_nothing else self._storage()
         if reference is not None and reference.statement.predicate.get("io_manager") and storage is not None:
             sealed = None if whole else self.seals().manifest(reference, name="sealed")
             return storage.examine(self._subject(partition, location, sealed))
         if self.resolver is not None:
             resolved = self.resolver(self.key, event)
             if resolved is not None:
-                return _resolved(resolved, self.seals())
+                return resolved_place(resolved, self.seals().row_key)
         reported = reported_location(event.metadata) if event else None
         if storage is not None and not isinstance(storage, OpaqueStorage) and (reported is None or "://" in reported):
-            return storage.examine(self._subject(partition, location))
+            return _kept(storage, self._subject(partition, location), reported if self.external else None)
         if reported or location:
             where = str(reported or location)
             pickled = isinstance(storage, PathStorage) and storage.pickles_at(self._subject(partition, location), where)
@@ -270,7 +277,7 @@ class StoredAsset:
         table = event.metadata.get("dagster/table_name") if event else None
         raise UnverifiableError(
             f"it is not known where {self.name} is stored: "
-            + ("its IO manager was handed None, and " if writes_itself else "")
+            + ("its IO manager was handed None, and " if handed_nothing else "")
             + "its materialization reports "
             + (
                 f"the table {table.value}, which this check cannot reach by itself; pass resolver= with a relation for it."
@@ -317,8 +324,14 @@ class StoredAsset:
         return before and (materialization is None or materialization.run_id != self.step_context.run_id)
 
     def _held_by_wrapped_manager(self, partition: str | None, stored: Stored) -> bool:
-        """Whether the IO manager that is guarded now keeps this data: then it would have sealed it, had the guard been on."""
-        if not isinstance(self.manager, SealedIOManager):
+        """Whether the IO manager that is guarded now keeps this data: then it would have sealed it, had the guard been on.
+
+        An IO manager may be there for readers only, as of dbt's models: nobody hands it what the asset writes for itself. Nor does
+        anybody here hand it an external asset; whether another code location does, and seals it, the ledger tells.
+        """
+        if self.writes_itself or not isinstance(self.manager, SealedIOManager):
+            return False
+        if self.external and next(self.seals().ledger.history(self.name, types=(WRITE,)), None) is None:
             return False
         storage = self.manager.storage(self.seals())
         if isinstance(storage, OpaqueStorage):
@@ -334,6 +347,11 @@ class StoredAsset:
             return (
                 f"{subject} could not be verified: its materialization reports the table {table}, which this check cannot reach by itself; "
                 f"pass resolver= with a relation for it."
+            )
+        if look.nowhere_to_look:
+            return (
+                f"{subject} could not be verified: it is external, the IO manager that would load it keeps nothing for it, and no "
+                f"materialization reports where it lies; report `path` or `dagster/uri`, or pass resolver=."
             )
         sentence = f"{subject} was materialized, but nothing is stored for it: restore it or materialize it again."
         if look.reference is None:
@@ -471,13 +489,11 @@ def _in_the_digest_of(sealed: Manifest, stored: Stored) -> Manifest:
 
 
 @contextmanager
-def _resolved(resolved: Any, seals: Seals) -> Iterator[Stored | None]:
-    """What a resolver's answer points at."""
-    if isinstance(resolved, str) or hasattr(resolved, "__fspath__"):
-        with private_copy(str(resolved)) as stored:
+def _kept(storage: Storage, subject: Subject, reported: str | None) -> Iterator[Stored | None]:
+    """What an IO manager keeps; for an external asset of which it keeps nothing, what lies at the place that was reported."""
+    with storage.examine(subject) as stored:
+        if stored is not None or reported is None:
             yield stored
-        return
-    from mlsec_dagster.integrity.warehouse import multiset_digest
-
-    digest = multiset_digest(resolved, seals.row_key())
-    yield Stored(Manifest(multiset=digest), None, None, relation=resolved)
+            return
+    with private_copy(reported) as stored:
+        yield stored

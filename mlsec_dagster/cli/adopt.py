@@ -216,28 +216,46 @@ def _event(instance: "dg.DagsterInstance", key: "dg.AssetKey", written: Any) -> 
 def _stored(
     key: "dg.AssetKey", partition: str | None, seals: "Seals", asset: "Asset | None", through: Any, event: "dg.AssetMaterialization | None"
 ) -> "Iterator[Stored | None]":
-    """What is stored now, found as the check finds it: through the IO manager that keeps it, else where its materialization reports it."""
+    """What is stored now, found as the check finds it: by the IO manager that keeps it, by the guard's resolver, or where it was told."""
     from mlsec_dagster.integrity.statements import WRITE
-    from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location
+    from mlsec_dagster.io_managers.opaque import OpaqueStorage, private_copy, reported_location, resolved_place
+    from mlsec_dagster.io_managers.storage import keeps_nothing
+    from mlsec_dagster.sealing import SUBJECT_STATEMENTS
 
     name = key.to_user_string()
     reported = reported_location(event.metadata) if event else None
-    sealed = seals.ledger.latest(name, partition, (WRITE,))
-    location = sealed.statement.predicate.get("location") if sealed else None
-    if asset is not None and through is not None:
+    written = seals.ledger.latest(name, partition, (WRITE,))
+    if written is not None and keeps_nothing(written.statement.predicate.get("files_root")):
+        written = through = None  # its IO manager was handed None: it writes for itself
+    by_manager = written is not None and written.statement.predicate.get("io_manager")
+    known = seals.ledger.latest(name, partition, SUBJECT_STATEMENTS if written is None else (WRITE,))
+    location = known.statement.predicate.get("location") if known else None
+    resolved = None if by_manager else _resolved(key, asset, event)
+    if through is not None and resolved is None:
         storage, subject = through
-        by_manager = sealed is not None and sealed.statement.predicate.get("io_manager")
         if not isinstance(storage, OpaqueStorage) and (by_manager or reported is None or "://" in reported):
             with storage.examine(subject(partition, reported or location)) as stored:
                 yield stored
             return
-    if not (reported or location):
+    if resolved is None and not (reported or location):
         raise UnverifiableError(
-            f"It is not known where {name} is stored: its materialization reports no `path` or `dagster/uri`. "
-            + ("" if asset else "Point at its definitions with -m, -f or -w, so that its IO manager can be asked.")
+            f"It is not known where {name} is stored: its materialization reports no `path` or `dagster/uri`"
+            + (", and its guard has no resolver for it." if asset else ". Point at its definitions with -m, -f or -w, to ask them.")
         )
-    with private_copy(str(reported or location)) as stored:
+    with private_copy(str(reported or location)) if resolved is None else resolved_place(resolved, seals.row_key) as stored:
         yield stored
+
+
+def _resolved(key: "dg.AssetKey", asset: "Asset | None", event: "dg.AssetMaterialization | None") -> Any:
+    """What the resolver that was given to the guard answers; None if there is none, or it does not know."""
+    if asset is None or asset.resolver is None:
+        return None
+    try:
+        return asset.resolver(key, event)
+    except Exception as error:  # Whatever the project's code raises.
+        raise UnverifiableError(
+            f"The resolver of {key.to_user_string()} stopped with {type(error).__name__}: {error}. Run this where it can do its work."
+        ) from error
 
 
 def _content(partition: str | None, stored: "Stored") -> _Content:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mlsec_dagster import _compat
+from mlsec_dagster.asset_checks.building import Resolver, resolver_of
+from mlsec_dagster.asset_checks.examination import CHECK_NAME
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.io_managers.storage import Storage, Subject
 from mlsec_dagster.io_managers.wrapper import SealedIOManager, storage_of
@@ -31,6 +33,7 @@ class Asset:
         resources: Resource definitions by key.
         io_manager_key: The resource that loads it, or None if none does.
         executable: Whether Dagster materializes it.
+        resolver: What its guard was told about where it lies, or None.
     """
 
     key: dg.AssetKey
@@ -38,6 +41,7 @@ class Asset:
     resources: Mapping[str, dg.ResourceDefinition]
     io_manager_key: str | None
     executable: bool
+    resolver: Resolver | None = None
 
     @contextmanager
     def storage(
@@ -93,12 +97,14 @@ def assets_of(*, module: str | None, file: str | None, workspace: str | None) ->
 
 
 def _assets(definitions: dg.Definitions) -> Iterator[tuple[dg.AssetKey, Asset]]:
-    for bound in definitions.get_repository_def().assets_defs_by_key.values():
+    repository = definitions.get_repository_def()
+    for bound in repository.assets_defs_by_key.values():
         for key in bound.keys:
             spec = bound.get_asset_spec(key)
             named = bound.get_io_manager_key_for_asset_key(key) if bound.is_executable else spec.metadata.get("dagster/io_manager_key")
             resources = {"io_manager": _compat.default_job_io_manager, **_resources(definitions), **bound.resource_defs}
-            yield key, Asset(key, spec, resources, str(named or "io_manager"), bound.is_executable)
+            resolver = resolver_of(repository.asset_checks_defs_by_key.get(dg.AssetCheckKey(key, CHECK_NAME)))
+            yield key, Asset(key, spec, resources, str(named or "io_manager"), bound.is_executable, resolver)
 
 
 def _resources(definitions: dg.Definitions) -> dict[str, dg.ResourceDefinition]:

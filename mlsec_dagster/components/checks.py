@@ -12,7 +12,7 @@ from dagster.components.core.decl import ComponentDecl
 from pydantic import BaseModel, Field, PrivateAttr
 
 from mlsec_dagster import _compat
-from mlsec_dagster.asset_checks.stored import Resolver
+from mlsec_dagster.asset_checks.building import Resolver
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.resources import SecurityStore, Signer
 

@@ -37,8 +37,8 @@ class FileEntry:
             written as \xNN and a backslash as two, so that different names never look the same.
         size: In bytes.
         digest: "blake3:<hex>" or "sha256:<hex>" of the content.
-        version: The object store's own name for these exact bytes (an S3 version id, a GCS generation), if there is one.
-            It says where to find them again and is no part of any root.
+        version: The object store's own name for these exact bytes (an S3 version id, a GCS generation; "sha256:<hex>" where it
+            keeps no versions but computed that), if there is one. It is no part of any root.
     """
 
     path: str

@@ -15,7 +15,7 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.integrity.digests import hash_bytes
-from mlsec_dagster.integrity.files import FileEntry
+from mlsec_dagster.integrity.files import FileEntry, native_entry
 from mlsec_dagster.integrity.manifest import Manifest
 from mlsec_dagster.io_managers.paths import PathStorage
 from mlsec_dagster.io_managers.storage import Stored, Subject
@@ -26,7 +26,8 @@ class ObjectStorage(PathStorage):
 
     The object is fetched once and hashed; the IO manager is then handed those bytes instead of its client. `FileEntry.version` records the
     store's own version of the object (an S3 version id, a GCS generation, an ADLS ETag). The store gives each write a new one, which no
-    writer can choose, so an object that still has the version that was sealed is not downloaded to be looked at again.
+    writer can choose, so an object that still has the version that was sealed is not downloaded to be looked at again. In an S3 bucket
+    that keeps no versions, the SHA-256 that S3 has of the full object does the same: it refuses an upload whose body has another one.
     """
 
     how = "the object is fetched once, and the bytes that were hashed are the bytes that the IO manager reads"
@@ -66,8 +67,8 @@ class ObjectClient:
     """How one cloud's pickle IO manager fetches an object, and how to give it bytes instead.
 
     `fetch(manager, key)` returns (bytes, the store's version of them) and raises FileNotFoundError; `version(manager, key)` asks for the
-    version alone, None if there is no object or the bucket keeps no versions; `pin(manager, bytes)` replaces the manager's client by one
-    that holds nothing but those bytes.
+    version alone, None if there is no object or the store has no name for its bytes that can be relied upon; `pin(manager, bytes)`
+    replaces the manager's client by one that holds nothing but those bytes.
     """
 
     fetch: Callable[[Any, str], tuple[bytes, str | None]]
@@ -102,23 +103,32 @@ class _Bytes:
 
 def _fetch_s3(manager: Any, key: str) -> tuple[bytes, str | None]:
     try:
-        response = manager.s3.get_object(Bucket=manager.bucket, Key=key)
+        response = manager.s3.get_object(Bucket=manager.bucket, Key=key, ChecksumMode="ENABLED")
     except manager.s3.exceptions.NoSuchKey as error:
         raise FileNotFoundError(f"s3://{manager.bucket}/{key}") from error
-    return response["Body"].read(), _s3_version(response)
+    data, version = response["Body"].read(), _s3_version(response)
+    if version is not None and version.startswith("sha256:") and version != hash_bytes(data, "sha256"):
+        version = None  # what the store says is not so; only the bytes count
+    return data, version
 
 
 def _version_s3(manager: Any, key: str) -> str | None:
     try:
-        return _s3_version(manager.s3.head_object(Bucket=manager.bucket, Key=key))
+        return _s3_version(manager.s3.head_object(Bucket=manager.bucket, Key=key, ChecksumMode="ENABLED"))
     except manager.s3.exceptions.ClientError:
         return None
 
 
 def _s3_version(response: Mapping[str, Any]) -> str | None:
-    """Not the ETag: it is an MD5, which can be collided on purpose. A bucket that keeps no versions has "null" or none."""
+    """The version id; where a bucket keeps no versions ("null" or none), the full object's SHA-256, if it was uploaded with one.
+
+    Not the ETag, nor a CRC: an MD5 can be collided on purpose, and a CRC by anybody.
+    """
     version = response.get("VersionId")
-    return None if version in (None, "null") else str(version)
+    if version not in (None, "null"):
+        return str(version)
+    entry = native_entry("", response)
+    return None if entry is None else entry.digest
 
 
 def _fetch_gcs(manager: Any, key: str) -> tuple[bytes, str | None]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,15 @@ def private_copy(location: str, *, pickled: bool = False) -> Iterator[Stored | N
         yield Stored(Manifest(files=copy_and_hash(source, target)), target, location, pickled=pickled)
     finally:
         shutil.rmtree(private, ignore_errors=True)
+
+
+def resolved_place(resolved: Any, row_key: Callable[[], bytes]) -> AbstractContextManager[Stored | None]:
+    """What lies where a resolver says: at a path, at a URI, or as a table of a database."""
+    if isinstance(resolved, str) or hasattr(resolved, "__fspath__"):
+        return private_copy(str(resolved))
+    from mlsec_dagster.integrity.warehouse import multiset_digest
+
+    return nullcontext(Stored(Manifest(multiset=multiset_digest(resolved, row_key())), None, None, relation=resolved))
 
 
 class OpaqueStorage:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
+import os
 import shutil
 import tempfile
 import weakref
@@ -63,7 +65,7 @@ class PathStorage:
         target = self._private / str(self._copies) / path.name
         target.parent.mkdir(mode=0o700)
         if not path.exists() and not _is_link(path):
-            raise FileNotFoundError(str(path))
+            raise _nothing_at(path)
         if _is_local(path):
             return copy_and_hash(Path(str(path)), target), target
         fetched = target.with_name(target.name + ".fetched")
@@ -96,7 +98,7 @@ class PathStorage:
         def verified_copy(path: Any) -> Path:
             if str(path) not in partition_of:
                 if not path.exists():
-                    raise FileNotFoundError(str(path))
+                    raise _nothing_at(path)
                 raise UnverifiableError(f"The IO manager reads {path}, which is not where any sealed partition lies, so it was not loaded.")
             partition = partition_of[str(path)]
             try:
@@ -118,6 +120,11 @@ class PathStorage:
         if not _loads_path_by_path(original) or not _only_delegates(self._manager, original):
             return load_between_verifications(self, self._manager.load_input, context, subjects, verify)
         return _redirected(original, load_from_path).load_input(context)
+
+
+def _nothing_at(path: Any) -> FileNotFoundError:
+    """What `open` itself raises, so that a project that looks at the error sees the same as without a guard."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_local(path: Any) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pandas as pd
 import pytest
 
 from mlsec_dagster.integrity.statements import ADOPTION
 from mlsec_dagster.resources import open_store
-from tests.cli import shop
+from tests.cli import exports, shop
 from tests.cli.ledgers import document, mlsec
 
 SHOP = Path(shop.__file__)
@@ -106,6 +107,52 @@ def test_a_workspace_file_leads_to_the_definitions_too(run: Run, tmp_path: Path)
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from:\n  - python_module: tests.cli.shop\n")
     assert mlsec("adopt", "sales", "--all-partitions", "--reason", "x", "--yes", "-w", workspace).exit_code == 0
+
+
+def check(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> Any:
+    """The evaluation of the check of one of the `exports`, run alone."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), "dataset_hash")
+    job = exports.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(), asset_check_selection={key})
+    run = job.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False, run_config=shop.QUIET)
+    (evaluation,) = run.get_asset_check_evaluations()
+    return evaluation
+
+
+def test_a_file_that_only_the_guards_resolver_finds_is_adopted(instance: dg.DagsterInstance) -> None:
+    job = exports.defs.resolve_job_def("weekly")
+    assert job.execute_in_process(instance=instance, partition_key="first", run_config=shop.QUIET).success
+    exports.place("first.csv").write_text("item,amount\ntea,2\n")
+    assert not check(instance, "export", "first").passed
+    arguments = ("adopt", "export", "--partition", "first", "--reason", "corrected by hand", "--yes", "--json", "-m", "tests.cli.exports")
+    result = mlsec(*arguments)
+    assert result.exit_code == 0, result.output
+    assert [each["location"] for each in document(result)["adopted"]] == [str(exports.place("first.csv"))]
+    assert check(instance, "export", "first").passed
+    exports.place("first.csv").write_text("item,amount\ntea,3\n")
+    assert not check(instance, "export", "first").passed
+
+
+def test_a_table_that_only_the_guards_resolver_finds_is_adopted_and_not_the_none_that_was_pickled(instance: dg.DagsterInstance) -> None:
+    assert exports.defs.resolve_job_def("list").execute_in_process(instance=instance, run_config=shop.QUIET).success
+    with duckdb.connect(str(exports.place("catalog.duckdb"))) as connection:
+        connection.execute("update items set amount = 2")
+    assert not check(instance, "catalog").passed
+    unknown = mlsec("adopt", "catalog", "--reason", "x", "--yes")
+    assert unknown.exit_code == 4
+    assert "Point at its definitions" in unknown.stderr
+    result = mlsec("adopt", "catalog", "--reason", "corrected by hand", "--yes", "-m", "tests.cli.exports")
+    assert result.exit_code == 0, result.output
+    assert "1 rows" in result.output
+    assert check(instance, "catalog").passed
+
+
+def test_a_resolver_that_fails_is_named_and_adopts_nothing(instance: dg.DagsterInstance) -> None:
+    assert exports.defs.resolve_job_def("list").execute_in_process(instance=instance, run_config=shop.QUIET).success
+    exports.place("catalog.duckdb").unlink()
+    result = mlsec("adopt", "catalog", "--reason", "x", "--yes", "-m", "tests.cli.exports")
+    assert result.exit_code == 4
+    assert "The resolver of catalog stopped with" in result.stderr
+    assert adoptions(instance, "catalog") == []
 
 
 WRONG = [

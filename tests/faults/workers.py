@@ -73,6 +73,7 @@ def write(base: Path, url: str | None, worker: int) -> None:
             result = mine.run(partition=f"w{worker}")
             assert result.success
             assert [e.passed for e in result.get_asset_check_evaluations()] == [True, True]
+            assert [e.passed for e in result.get_asset_check_evaluations("distribution_stability")] == [True, True]
             assert RAN == ["features"]
 
 

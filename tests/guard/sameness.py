@@ -23,7 +23,7 @@ from dagster._serdes import serialize_value
 
 import mlsec_dagster as mlsec
 
-CHECK = "dataset_hash"
+CHECKS = ("dataset_hash", "distribution_stability")
 GLOBAL_JOB = "__ASSET_JOB"
 VOLATILE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # run ids
@@ -140,7 +140,7 @@ class Twins:
             events = run.execute(side.defs, side.instance)
         for event in events:
             step = (event.step_key or "").partition("[")[0]
-            if step.endswith(CHECK) or event.event_type_value in OF_THE_PROCESS:
+            if step.endswith(CHECKS) or event.event_type_value in OF_THE_PROCESS:
                 continue
             said = event.event_specific_data
             data = None if said is None else steady(json.loads(serialize_value(said)), side.home)
@@ -158,17 +158,19 @@ class Twins:
         return guarded
 
     def evaluations(self) -> list[Any]:
-        """Evaluations of the `dataset_hash` checks of every run, with what went wrong in their descriptions."""
+        """Evaluations of our checks of every run, with what went wrong in their descriptions."""
         return [
             record.event_log_entry.dagster_event.event_specific_data
             for record in self.guarded.instance.get_event_records(dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION))
-            if record.event_log_entry.dagster_event.event_specific_data.check_name == CHECK
+            if record.event_log_entry.dagster_event.event_specific_data.check_name in CHECKS
         ]
 
     def assert_every_check_passed(self, count: int) -> None:
+        """Both of our checks have passed `count` times each."""
         evaluations = self.evaluations()
         assert [evaluation.description for evaluation in evaluations if not evaluation.passed] == []
-        assert len(evaluations) == count
+        for check in CHECKS:
+            assert len([each for each in evaluations if each.check_name == check]) == count
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -222,7 +224,7 @@ def _forget_io_manager(schema: Any) -> None:
 
 
 def is_ours(name: object) -> bool:
-    return str(name).endswith(CHECK)
+    return str(name).endswith(CHECKS)
 
 
 def snapshot(side: Side) -> Any:

@@ -171,7 +171,7 @@ def test_a_job_grows_by_exactly_our_checks(instance: dg.DagsterInstance, tmp_pat
     project = parquet_project(tmp_path, instance)
     before = {node.name for node in project.plain.resolve_implicit_global_asset_job_def().nodes}
     after = {node.name for node in project.guarded.resolve_implicit_global_asset_job_def().nodes}
-    assert after - before == {"raw_dataset_hash", "features_dataset_hash"}
+    assert after - before == {f"{name}_{check}" for name in ("raw", "features") for check in ("dataset_hash", "distribution_stability")}
     assert before <= after
 
 

@@ -251,6 +251,55 @@ def test_an_s3_version_that_was_sealed_is_not_downloaded_to_be_checked(
     assert fetched == ["dagster/raw"]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "downloads"), [("SHA256", 0), ("CRC32", 1), ("SHA1", 1), (None, 1)], ids=["SHA256", "CRC32", "SHA1", "default"]
+)
+def test_where_s3_keeps_no_versions_its_own_sha256_and_nothing_weaker_saves_the_download(
+    instance: dg.DagsterInstance, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, algorithm: str | None, downloads: int
+) -> None:
+    import boto3
+    from dagster_aws.s3.io_manager import PickledObjectS3IOManager
+
+    s3, bucket = boto3.client("s3"), f"{s3_bucket}-unversioned"
+    s3.create_bucket(Bucket=bucket)
+    checksum = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+
+    class Uploads(PickledObjectS3IOManager):
+        def dump_to_path(self, context: dg.OutputContext, obj: Any, path: Any) -> None:
+            self.s3.put_object(Bucket=self.bucket, Key=path.as_posix(), Body=pickle.dumps(obj), **checksum)
+
+    fetched: list[str] = []
+    client = OBJECT_CLIENTS["PickledObjectS3IOManager"]
+
+    def fetch(manager: Any, key: str) -> tuple[bytes, str | None]:
+        fetched.append(key)
+        return client.fetch(manager, key)
+
+    monkeypatch.setitem(OBJECT_CLIENTS, "PickledObjectS3IOManager", replace(client, fetch=fetch))  # type: ignore[attr-defined]
+    manager = dg.IOManagerDefinition.hardcoded_io_manager(Uploads(bucket, s3, "lake"))
+    project = Project(
+        dg.Definitions(assets=producer_and_consumer(lambda: {"a": 1}, dict), resources={"io_manager": manager}), instance, ["raw"]
+    )
+    assert project.run("raw").success
+    fetched.clear()
+    assert project.check("raw").get_asset_check_evaluations()[0].passed
+    assert len(fetched) == downloads
+
+    s3.put_object(Bucket=bucket, Key="lake/raw", Body=pickle.dumps({"a": 2}), **checksum)
+    assert not project.check("raw").get_asset_check_evaluations()[0].passed
+    assert project.run("raw").success
+
+    # A store that keeps whatever checksum it is told (S3 does not): a check may be deceived, a reader never.
+    if algorithm == "SHA256":
+        sealed = s3.head_object(Bucket=bucket, Key="lake/raw", ChecksumMode="ENABLED")["ChecksumSHA256"]
+        s3.put_object(Bucket=bucket, Key="lake/raw", Body=pickle.dumps({"a": 3}), ChecksumSHA256=sealed, **checksum)
+        told = s3.head_object(Bucket=bucket, Key="lake/raw", ChecksumMode="ENABLED")["ChecksumSHA256"]
+        assert told == sealed, "the store computes it: this test deceives nobody any more"
+        RAN.clear()
+        assert not project.run("features").success
+        assert RAN == []
+
+
 def test_an_asset_that_writes_for_itself_is_first_seen_at_its_check(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     @dg.asset
     def raw() -> dg.MaterializeResult:

@@ -277,6 +277,7 @@ def test_only_a_full_object_sha256_of_a_store_saves_the_download() -> None:
     assert found == files.FileEntry("a", 1, hash_bytes(b"x", "sha256"), "v7")
     for info in (
         {"ETag": '"abc"', "ContentLength": 1},
+        {"ChecksumCRC32C": "yZRlqg==", "ChecksumCRC64NVME": "AAAAAAAAAAA=", "ChecksumType": "FULL_OBJECT", "ContentLength": 1},
         {"ChecksumSHA256": f"{checksum}-3", "ContentLength": 1},
         {"ChecksumSHA256": checksum, "ChecksumType": "COMPOSITE", "ContentLength": 1},
         {"ChecksumSHA256": checksum},
