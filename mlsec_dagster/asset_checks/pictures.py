@@ -19,7 +19,7 @@ from mlsec_dagster.presentation import plain
 from mlsec_dagster.stability.evidence import Compared, Past
 
 # Each has a contrast of at least 3 : 1 with white and with the UI's dark background (WCAG 2.2, 1.4.11), text of 4 : 1.
-_TEXT: Final = "#7a828e"
+_TEXT: Final = "#757d89"
 _BEFORE: Final = "#8a919c"
 _NOW: Final = "#c2703a"
 _ALARM: Final = "#d64550"

@@ -40,11 +40,12 @@ def evaluation_metadata(assessed: Assessment, evidence: Evidence, *, facts: Mapp
     if evidence.history:
         pictures.append(image(course(evidence.history), _spoken_history(evidence)))
     if pictures:
-        # One entry, because the UI shows Markdown of this length behind a click.
-        metadata["pictures"] = dg.MetadataValue.md("\n\n".join(pictures))
+        # One entry, because the UI shows Markdown of this length behind a click; entries are sorted by name, and so it comes before the
+        # table, which is long.
+        metadata["before and now"] = dg.MetadataValue.md("\n\n".join(pictures))
     judgement = assessed.judgement
     if judgement is not None and judgement.p_value is not None:
-        metadata["p-value"] = judgement.p_value
+        metadata["p-value"] = float(f"{judgement.p_value:.2g}")
         metadata["p-value by"] = f"{judgement.method} among {judgement.windows} earlier windows"
     return {**metadata, **{name: value for name, value in (facts or {}).items() if value is not None}}
 
