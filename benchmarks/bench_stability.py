@@ -113,7 +113,9 @@ def run(sizes: list[str] | None = None) -> list[dict[str, Any]]:
             seconds, duckdb = alternately(lambda once=once: once() and None, partial(with_duckdb, str(path), edges), repeats=repeats)
             peak = in_fresh_process("benchmarks.bench_stability", "ours", str(folder), str(path))[1]
             per_million[size] = seconds / SIZES[size] * 1e6
-            rows.append(_row(size, seconds, "DuckDB, one pass", duckdb, seconds / duckdb, "at most 5x its time", seconds <= 5 * duckdb, peak))
+            rows.append(
+                _row(size, seconds, "DuckDB, one pass", duckdb, seconds / duckdb, "at most 5x its time", seconds <= 5 * duckdb, peak)
+            )
             rows.append(_memory(size, peak))
             if size == PEERS_AT:
                 rows += _peers(folder, path, seconds, once)
@@ -121,7 +123,9 @@ def run(sizes: list[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(size: str, seconds: float, name: str, peer: float, ratio: float, demand: str, holds: bool, peak: float, **more: Any) -> dict[str, Any]:
+def _row(
+    size: str, seconds: float, name: str, peer: float, ratio: float, demand: str, holds: bool, peak: float, **more: Any
+) -> dict[str, Any]:
     return row("stability", size, ours=seconds, peer_name=name, peer=peer, ratio=ratio, demand=demand, holds=holds, peak_mb=peak, **more)
 
 
@@ -138,8 +142,14 @@ def _linear(per_million: dict[str, float]) -> list[dict[str, Any]]:
     first, *others = per_million
     return [
         row(
-            "stability", size, ours=per_million[size], peer_name=f"itself at {first}, per million rows", peer=per_million[first],
-            ratio=per_million[size] / per_million[first], demand="at most 1.25x", holds=per_million[size] <= 1.25 * per_million[first],
+            "stability",
+            size,
+            ours=per_million[size],
+            peer_name=f"itself at {first}, per million rows",
+            peer=per_million[first],
+            ratio=per_million[size] / per_million[first],
+            demand="at most 1.25x",
+            holds=per_million[size] <= 1.25 * per_million[first],
         )  # fmt: skip
         for size in others
     ]

@@ -248,7 +248,9 @@ def power_rows(table: Table, verdicts: Sequence[Verdict], *, demanded: bool) -> 
         by_attack[verdict.attack].append(verdict)
     clean = by_attack.pop(CLEAN, [])
     quiet = {verdict.week for verdict in clean if not verdict.alarm}
-    rows = [_row(f"{table.name}, {CLEAN}", rate(each.alarm for each in clean), MOST_CLEAN, demanded, at_most=True, telling=_why(clean, True))]
+    rows = [
+        _row(f"{table.name}, {CLEAN}", rate(each.alarm for each in clean), MOST_CLEAN, demanded, at_most=True, telling=_why(clean, True))
+    ]
     for attack in ATTACKS:
         some = by_attack[attack.name]
         if not some:
@@ -298,10 +300,18 @@ def pool_rows(name: str, pending: Any) -> list[dict[str, Any]]:
         realised, limit = found.pop("rate"), 150 * nominal
         rows.append(
             row(
-                "stability_power", f"{name} pool, {earlier} earlier windows, nominal {nominal:.0%}",
-                ours=realised, peer_name="nominal", peer=100 * nominal, ratio=realised / nominal / 100, demand="at most 1.5x", unit="%",
+                "stability_power",
+                f"{name} pool, {earlier} earlier windows, nominal {nominal:.0%}",
+                ours=realised,
+                peer_name="nominal",
+                peer=100 * nominal,
+                ratio=realised / nominal / 100,
+                demand="at most 1.5x",
+                unit="%",
                 # Of a thousand draws at 1% the realised rate is uncertain by a third.
-                holds=realised <= limit, surely_above=found["low"] > limit, **found,
+                holds=realised <= limit,
+                surely_above=found["low"] > limit,
+                **found,
             )  # fmt: skip
         )
     return rows
@@ -339,8 +349,16 @@ def peer_rows(ours: dict[str, float]) -> list[dict[str, Any]]:
         rate_, ours_ = theirs.pop("rate"), ours.get(size, math.nan)
         rows.append(
             row(
-                "stability_power", size, ours=ours_, peer_name=rule, peer=rate_, ratio=ours_ / max(rate_, 1e-2), unit="%",
-                demand="none; for comparison", holds=True, **{f"peer_{key}": value for key, value in theirs.items()},
+                "stability_power",
+                size,
+                ours=ours_,
+                peer_name=rule,
+                peer=rate_,
+                ratio=ours_ / max(rate_, 1e-2),
+                unit="%",
+                demand="none; for comparison",
+                holds=True,
+                **{f"peer_{key}": value for key, value in theirs.items()},
             )  # fmt: skip
         )
     return rows

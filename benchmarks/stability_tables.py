@@ -156,7 +156,10 @@ def _flips(table: Table, week: int, random: np.random.Generator) -> Iterator[tup
 def _nulls(table: Table, week: int, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
     window = table.windows[week]
     for name in _turn(table.columns(lambda _: True), week, 4):
-        yield name, _put(window, name, pc.if_else(_some(window, 0.05, random), pa.scalar(None, window.schema.field(name).type), window[name]))
+        yield (
+            name,
+            _put(window, name, pc.if_else(_some(window, 0.05, random), pa.scalar(None, window.schema.field(name).type), window[name])),
+        )
 
 
 def _new_category(table: Table, week: int, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
