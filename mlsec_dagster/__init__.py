@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
+    from mlsec_dagster.asset_checks.distribution_stability import build_distribution_stability_checks
+    from mlsec_dagster.asset_checks.expectations import build_expectation_checks
     from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
+    from mlsec_dagster.components.expectation_checks.component import ExpectationChecksComponent
     from mlsec_dagster.definitions import build_security_definitions
     from mlsec_dagster.guarding import Dataset, guard
     from mlsec_dagster.resources import SecurityStore, Signer
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dataset": "mlsec_dagster.guarding",
     "DatasetChecksComponent": "mlsec_dagster.components.dataset_checks.component",
+    "ExpectationChecksComponent": "mlsec_dagster.components.expectation_checks.component",
     "SecurityStore": "mlsec_dagster.resources",
     "Signer": "mlsec_dagster.resources",
     "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
+    "build_distribution_stability_checks": "mlsec_dagster.asset_checks.distribution_stability",
+    "build_expectation_checks": "mlsec_dagster.asset_checks.expectations",
     "build_security_definitions": "mlsec_dagster.definitions",
     "guard": "mlsec_dagster.guarding",
     "load_from_defs_folder": "mlsec_dagster.components.dataset_checks.component",
@@ -31,9 +37,12 @@ _HOMES = {
 __all__ = [
     "Dataset",
     "DatasetChecksComponent",
+    "ExpectationChecksComponent",
     "SecurityStore",
     "Signer",
     "build_dataset_hash_checks",
+    "build_distribution_stability_checks",
+    "build_expectation_checks",
     "build_security_definitions",
     "guard",
     "load_from_defs_folder",

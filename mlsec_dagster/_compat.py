@@ -1,7 +1,7 @@
 """The only file that imports private Dagster names; each line is a public API that we would use if there were one."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ __all__ = [
     "disable_dagster_warnings",
     "ensure_no_duplicate_asset_checks",
     "ensure_no_duplicate_assets",
+    "has_evaluation",
     "instance_of",
     "is_io_manager_definition",
     "keys_of",
@@ -202,3 +203,13 @@ def materializations_by_storage_id(instance: dg.DagsterInstance, asset_key: dg.A
         dg.AssetRecordsFilter(asset_key=asset_key, storage_ids=list(storage_ids)), limit=len(storage_ids)
     ).records
     return {record.storage_id: record for record in records}
+
+
+def has_evaluation(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, name: str, values: Collection[str]) -> bool:
+    """Whether a check has an evaluation, among its last hundred, whose metadata entry `name` is one of `values`."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=100):
+        event = record.event.dagster_event if record.event is not None else None
+        data = event.event_specific_data if event is not None else None
+        if isinstance(data, AssetCheckEvaluation) and name in data.metadata and data.metadata[name].value in values:
+            return True
+    return False

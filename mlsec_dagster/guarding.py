@@ -4,8 +4,9 @@
 
     defs = mlsec.guard(existing_defs, datasets=["raw_flights", "training_set"])
 
-From then on every materialization of these assets is sealed when it is written, checked by a blocking `dataset_hash` check, and verified
-again before anything reads it. The rest of the project stays as it was: jobs grow by the checks and nothing else.
+From then on every materialization of these assets is sealed when it is written, checked by a blocking `dataset_hash` check, verified
+again before anything reads it, and compared with those before it by a `distribution_stability` check. The rest of the project stays as it
+was: jobs grow by the checks and nothing else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
+from mlsec_dagster.asset_checks.distribution_stability import StabilityCheckSettings, build_distribution_stability_check
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, is_wrapped, wrap
@@ -36,6 +38,7 @@ class Dataset:
         time: Column that holds the time of a row.
         ignore: Columns that may change freely from one materialization to the next; their bytes are sealed all the same.
         sensitive: Columns whose values must not be shown.
+        false_alarms: How often a materialization in which nothing changed may alarm.
     """
 
     key: dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset
@@ -45,6 +48,7 @@ class Dataset:
     time: str | None = None
     ignore: Sequence[str] | None = None
     sensitive: Sequence[str] | None = None
+    false_alarms: float | None = None
 
 
 def guard(
@@ -56,6 +60,7 @@ def guard(
     time: str | None = None,
     ignore: Sequence[str] = (),
     sensitive: Sequence[str] = (),
+    false_alarms: float = 0.01,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     blocking: bool = True,
     resolver: Resolver | None = None,
@@ -71,18 +76,20 @@ def guard(
         defs: The project's definitions.
         datasets: The assets to guard: keys or definitions, or a `Dataset` for one with settings of its own.
         policy: `tracked` (content may change, but only by a materialization), `append_only` (earlier rows never change) or `immutable`.
-        label: Column that a model is to predict, in every dataset that does not name its own.
+        label: Column that a model is to predict, in every dataset that does not name its own. Without it, flipped labels are not seen.
         time: Column that holds the time of a row.
         ignore: Columns that may change freely.
         sensitive: Columns whose values must not be shown.
-        severity: The severity of a failed check. Defaults to ERROR.
-        blocking: Whether a failed check blocks downstream assets in the same run. Defaults to True.
+        false_alarms: How often a materialization in which nothing changed may alarm. Defaults to 0.01, one in a hundred.
+        severity: The severity of a failed `dataset_hash` check. Defaults to ERROR. `distribution_stability` warns.
+        blocking: Whether a failed `dataset_hash` check blocks downstream assets in the same run. Defaults to True.
+            `distribution_stability` does not block; `build_distribution_stability_checks` makes one that does.
         resolver: Says where assets lie that write for themselves and do not report it.
         store: Where the ledger is. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
         signer: What signs. Default: an Ed25519 key file under `$DAGSTER_HOME/mlsec/keys/`.
 
     Returns:
-        dg.Definitions: With one `dataset_hash` check per dataset, and every IO manager wrapped.
+        dg.Definitions: With a `dataset_hash` and a `distribution_stability` check per dataset, and every IO manager wrapped.
 
     Raises:
         ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, a dataset given twice,
@@ -103,13 +110,43 @@ def guard(
         store=store,
         signer=signer,
     )
-    checks = [build_dataset_hash_check(key, known[key], settings_of(dataset, defaults)) for key, dataset in keyed]
+    checks = [check for key, dataset in keyed for check in checks_of(key, known[key], dataset, defaults, false_alarms)]
 
     def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
 
     guarded = {key: is_external(known[key]) for key, _ in keyed}
     return with_guarded_io_managers(defs, guarded, open_seals, checks)
+
+
+def checks_of(
+    key: dg.AssetKey, definition: dg.AssetsDefinition | dg.SourceAsset | None, dataset: Dataset, defaults: HashCheckSettings, rate: float
+) -> list[dg.AssetChecksDefinition]:
+    """The checks of one dataset: its bytes, and its distribution.
+
+    Args:
+        key: The asset.
+        definition: Its definition, if it is of this code location.
+        dataset: Its own settings.
+        defaults: What it leaves out.
+        rate: False-alarm rate, unless it names its own.
+
+    Raises:
+        ConfigurationError: A setting that cannot be right.
+    """
+    settings = settings_of(dataset, defaults)
+    columns = {role: list(names) for role, names in (settings.columns or {}).items()}
+    stability = StabilityCheckSettings(
+        label=next(iter(columns["label"]), None),
+        time=next(iter(columns["time"]), None),
+        ignore=columns["ignore"],
+        sensitive=columns["sensitive"],
+        false_alarms=rate if dataset.false_alarms is None else dataset.false_alarms,
+        resolver=settings.resolver,
+        store=settings.store,
+        signer=settings.signer,
+    )
+    return [build_dataset_hash_check(key, definition, settings), build_distribution_stability_check(key, definition, stability)]
 
 
 def columns_by_role(label: str | None, time: str | None, ignore: Sequence[str], sensitive: Sequence[str]) -> dict[str, Sequence[str]]:

@@ -4,6 +4,11 @@
     for gap in found.gaps:
         print(gap.kind, gap.sentence)
 
+    with Verified() as verified:                        # after a verification, which authenticates every entry anyway
+        verification = verify_ledger(ledger, each=verified.add)
+        if verified.complete(verification):
+            found = reconcile(ledger, instance, verified=verified)
+
 Whoever can change the pipeline's code can take the guard off. What is materialized then stands in Dagster's event log and not in the
 ledger; this is where the two are compared. Both sides are read in pages and joined in a scratch database on disk, one asset at a time,
 so that memory stays the same however long the history.
@@ -13,7 +18,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import dagster as dg
 
@@ -22,13 +27,21 @@ from mlsec_dagster.integrity.statements import ADOPTION, SEAL, WRITE
 from mlsec_dagster.sealing import SUBJECT_STATEMENTS, subject_name
 
 if TYPE_CHECKING:
+    from mlsec_dagster.integrity.entries import Entry
     from mlsec_dagster.integrity.ledger import Ledger
+    from mlsec_dagster.integrity.verification import Verification
 
 MAX_GAPS: Final = 1_000
 """Gaps that are told one by one; `Reconciliation.counts` counts all of them."""
 
 _PAGE: Final = 1_000
 _RUNS: Final = 500
+
+_COLUMNS: Final = (
+    "position INTEGER PRIMARY KEY, type TEXT, partition TEXT, run_id TEXT, storage_id INTEGER, at REAL, recorded_at REAL, "
+    "verdict TEXT, cause TEXT, reason TEXT"
+)
+_NAMES: Final = ", ".join(column.split()[0] for column in _COLUMNS.split(", "))
 
 Kind = Literal["unsealed", "unchecked", "failed"]
 
@@ -86,12 +99,65 @@ class Reconciliation:
             self.gaps.append(gap)
 
 
-def reconcile(ledger: "Ledger", instance: dg.DagsterInstance, *, progress: Callable[[str, int], None] | None = None) -> Reconciliation:
+class Verified:
+    """What a verification has read and found intact, kept on disk until it is compared: no entry is authenticated twice."""
+
+    def __init__(self) -> None:
+        self.checkpoint: tuple[str, int, bytes] | None = None
+        """Origin, size and root of the ledger that was walked through."""
+        self.since: dict[str, float] = {}
+        """When the first entry about each asset was recorded."""
+        self._waiting: list[tuple[Any, ...]] = []
+        # An empty name is a database of its own on disk, gone when it is closed.
+        self._scratch = sqlite3.connect("", isolation_level=None)
+        self._scratch.executescript(f"CREATE TABLE verified (asset TEXT, {_COLUMNS}); BEGIN")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.close()
+
+    def add(self, entry: "Entry") -> None:
+        """Keep an entry that was authenticated, in the order of the ledger."""
+        asset = entry.statement.asset
+        self.since.setdefault(asset, entry.recorded_at)
+        if entry.statement.predicate_type in SUBJECT_STATEMENTS:
+            self._waiting.append((asset, *_statement_row(entry)))
+            if len(self._waiting) >= _PAGE:
+                self._flush()
+
+    def complete(self, verification: "Verification") -> bool:
+        """Say how the verification ended. Returns whether what was added counts: only as part of an intact ledger, all of it."""
+        if not verification.intact or not 0 < verification.checked == verification.size:
+            return False
+        self.checkpoint = verification.origin, verification.size, verification.root
+        self._flush()
+        self._scratch.execute("CREATE INDEX verified_asset ON verified (asset, position)")
+        return True
+
+    def rows(self, asset: str) -> Iterator[tuple[Any, ...]]:
+        """The statements about an asset, oldest first."""
+        yield from self._scratch.execute(f"SELECT {_NAMES} FROM verified WHERE asset = ? ORDER BY position", (asset,))  # noqa: S608
+
+    def _flush(self) -> None:
+        self._scratch.executemany("INSERT INTO verified VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting)
+        self._waiting.clear()
+
+
+def reconcile(
+    ledger: "Ledger",
+    instance: dg.DagsterInstance,
+    *,
+    verified: Verified | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> Reconciliation:
     """Compare every asset of the ledger with Dagster's event log.
 
     Args:
         ledger: The ledger; its entries are authenticated while they are read.
         instance: The Dagster instance that materializes these assets.
+        verified: What a verification of this ledger has just read and found intact: only what came since is read from the ledger.
         progress: Called now and then with what is being read, and how many of them have been.
 
     Raises:
@@ -100,27 +166,27 @@ def reconcile(ledger: "Ledger", instance: dg.DagsterInstance, *, progress: Calla
     """
     tell = progress or (lambda *_: None)
     found = Reconciliation()
+    if verified is not None and verified.checkpoint is not None:
+        ledger.require_continuation(*verified.checkpoint)
     for asset in ledger.assets():
         found.assets += 1
         # An empty name is a database of its own on disk, gone when it is closed.
         with closing(sqlite3.connect("")) as scratch:
             scratch.executescript(_SCHEMA)
             # The event log first: the statement about a write stands in the ledger before Dagster logs the materialization.
-            for page in _materializations(instance, asset, ledger.guarded_since(asset)):
+            since = verified.since.get(asset) if verified is not None else None
+            for page in _materializations(instance, asset, ledger.guarded_since(asset) if since is None else since):
                 scratch.executemany("INSERT INTO materialization VALUES (?, ?, ?, ?)", page)
                 found.materializations += len(page)
                 tell(f"materializations of {asset}", found.materializations)
-            _load_statements(scratch, ledger, asset, tell)
+            _load_statements(scratch, ledger, asset, verified, tell)
             _compare(scratch, instance, asset, found)
     return found
 
 
-_SCHEMA = """
+_SCHEMA: Final = f"""
 CREATE TABLE materialization (storage_id INTEGER PRIMARY KEY, partition TEXT, run_id TEXT, at REAL);
-CREATE TABLE statement (
-    position INTEGER PRIMARY KEY, type TEXT, partition TEXT, run_id TEXT, storage_id INTEGER, at REAL, recorded_at REAL,
-    verdict TEXT, cause TEXT, reason TEXT
-);
+CREATE TABLE statement ({_COLUMNS});
 CREATE INDEX materialization_subject ON materialization (partition, storage_id);
 CREATE INDEX materialization_run ON materialization (run_id, partition);
 CREATE INDEX statement_subject ON statement (partition, position);
@@ -165,27 +231,38 @@ def _materializations(instance: dg.DagsterInstance, asset: str, since: float | N
         cursor, more = page.cursor, page.has_more
 
 
-def _load_statements(scratch: sqlite3.Connection, ledger: "Ledger", asset: str, tell: Callable[[str, int], None]) -> None:
-    names = {WRITE: "write", SEAL: "seal", ADOPTION: "adoption"}
+def _load_statements(
+    scratch: sqlite3.Connection, ledger: "Ledger", asset: str, verified: Verified | None, tell: Callable[[str, int], None]
+) -> None:
+    start = verified.checkpoint[1] if verified is not None and verified.checkpoint is not None else 0
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for number, entry in enumerate(ledger.history(asset, types=SUBJECT_STATEMENTS)):
+        if verified is not None and start:
+            yield from verified.rows(asset)
+        for number, entry in enumerate(ledger.history(asset, types=SUBJECT_STATEMENTS, start=start)):
             tell(f"statements about {asset}", number)
-            said: Mapping[str, Any] = entry.statement.predicate
-            yield (
-                entry.index,
-                names[entry.statement.predicate_type],
-                entry.statement.partition,
-                said.get("run_id"),
-                said.get("storage_id"),
-                said.get("timestamp"),
-                entry.recorded_at,
-                said.get("verdict"),
-                said.get("cause"),
-                said.get("reason"),
-            )
+            yield _statement_row(entry)
 
     scratch.executemany("INSERT INTO statement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows())
+
+
+_TYPE_NAMES: Final = {WRITE: "write", SEAL: "seal", ADOPTION: "adoption"}
+
+
+def _statement_row(entry: "Entry") -> tuple[Any, ...]:
+    said: Mapping[str, Any] = entry.statement.predicate
+    return (
+        entry.index,
+        _TYPE_NAMES[entry.statement.predicate_type],
+        entry.statement.partition,
+        said.get("run_id"),
+        said.get("storage_id"),
+        said.get("timestamp"),
+        entry.recorded_at,
+        said.get("verdict"),
+        said.get("cause"),
+        said.get("reason"),
+    )
 
 
 def _compare(scratch: sqlite3.Connection, instance: dg.DagsterInstance, asset: str, found: Reconciliation) -> None:

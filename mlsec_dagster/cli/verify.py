@@ -16,7 +16,7 @@ from mlsec_dagster.errors import ConfigurationError, LedgerError, MlsecError
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.ledger import Ledger
     from mlsec_dagster.integrity.verification import Verification
-    from mlsec_dagster.reconciliation import Reconciliation
+    from mlsec_dagster.reconciliation import Reconciliation, Verified
 
 MAX_UNWITNESSED_SECONDS: Final = 24 * 3600.0
 """Entries that have waited longer for the witness mean that it does not get what it should."""
@@ -113,23 +113,30 @@ def verify(
         return
     ledger, trust = settings.open_reading()
     with Progress() as progress:
-        outcome = _verify(ledger, trust, max_witness_age, progress)
         if no_dagster or settings.home is None:
+            outcome = _verify(ledger, trust, max_witness_age, progress)
             outcome.not_compared = "--no-dagster was given" if no_dagster else "DAGSTER_HOME is not set, and no --home was given"
         else:
-            _compare(ledger, settings, outcome, progress)
+            from mlsec_dagster.reconciliation import Verified
+
+            with Verified() as verified:
+                outcome = _verify(ledger, trust, max_witness_age, progress, verified)
+                _compare(ledger, settings, outcome, progress, verified if verified.complete(outcome.verification) else None)
     outcome.conclude()
     say_json(_document(outcome)) if as_json else _tell(outcome)
     ctx.exit(outcome.code)
 
 
-def _verify(ledger: "Ledger", trust: str, max_witness_age: float | None, progress: Progress) -> _Outcome:
+def _verify(
+    ledger: "Ledger", trust: str, max_witness_age: float | None, progress: Progress, verified: "Verified | None" = None
+) -> _Outcome:
     from mlsec_dagster.integrity.verification import verify_ledger
 
     done = verify_ledger(
         ledger,
         progress=lambda checked, size: progress("verifying the ledger: entries", checked, size),
         max_witness_age_seconds=max_witness_age,
+        each=verified.add if verified is not None else None,
     )
     rollback, sentence = str(done.rollback), done.rollback_sentence
     witnessed = done.witnessed_size
@@ -143,14 +150,16 @@ def _verify(ledger: "Ledger", trust: str, max_witness_age: float | None, progres
     return _Outcome(done, trust, ledger.database.name, ledger.witness.name if ledger.witness else None, rollback, sentence)
 
 
-def _compare(ledger: "Ledger", settings: Settings, outcome: _Outcome, progress: Progress) -> None:
+def _compare(ledger: "Ledger", settings: Settings, outcome: _Outcome, progress: Progress, verified: "Verified | None") -> None:
     settings.require_home("The comparison with Dagster's materializations")
     progress("opening Dagster's event log")
     try:
         with settings.dagster_instance() as instance:
             from mlsec_dagster.reconciliation import reconcile
 
-            outcome.compared = reconcile(ledger, instance, progress=lambda what, done: progress(f"comparing with Dagster: {what}", done))
+            outcome.compared = reconcile(
+                ledger, instance, verified=verified, progress=lambda what, done: progress(f"comparing with Dagster: {what}", done)
+            )
     except LedgerError as error:
         outcome.not_compared, outcome.differs = str(error), True
     except MlsecError as error:

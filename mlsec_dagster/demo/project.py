@@ -23,7 +23,7 @@ from mlsec_dagster.integrity.ledger import open_ledger
 from mlsec_dagster.integrity.trust import Trust
 from mlsec_dagster.integrity.verification import Problem, Rollback, verify_ledger
 from mlsec_dagster.integrity.witness import Witness
-from mlsec_dagster.reconciliation import Gap, reconcile
+from mlsec_dagster.reconciliation import Gap, Verified, reconcile
 
 # The drill tells its own story; Dagster's goes to its event log and nowhere else.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -179,8 +179,9 @@ class Project:
         url, remembered = f"sqlite:///{ledger or self.ledger}", Witness(self.witness) if witness else None
         opened = open_ledger(url, signer=None, trust=Trust({self.pinned}), witness=remembered)
         try:
-            verified = verify_ledger(opened)
-            gaps = tuple(reconcile(opened, self.instance).gaps) if verified.intact else ()
+            with Verified() as entries:
+                verified = verify_ledger(opened, each=entries.add)
+                gaps = tuple(reconcile(opened, self.instance, verified=entries).gaps) if entries.complete(verified) else ()
         finally:
             opened.close()
         return Findings(verified.problems, verified.rollback, verified.rollback_sentence, gaps)

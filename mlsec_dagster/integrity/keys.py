@@ -122,10 +122,17 @@ def _spki(key: "PublicKeyTypes") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key in use: its public half and a function that signs."""
+    """A private key in use: its public half and a function that signs.
+
+    Attributes:
+        public: The public half.
+        sign: Signs bytes.
+        concurrent: Whether several threads may call `sign` at once, and gain by it. Not so for sessions with devices and services.
+    """
 
     public: PublicKey
     sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    concurrent: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -226,7 +233,7 @@ def create_key_file(path: str | os.PathLike[str]) -> SigningKey:
         raise SigningKeyError(
             f"A signing key cannot be created at {target}: {error.strerror}. Choose a directory that this process may write."
         ) from error
-    return SigningKey(_from_crypto(private.public_key(), _spki(private.public_key())), private.sign)
+    return SigningKey(_from_crypto(private.public_key(), _spki(private.public_key())), private.sign, concurrent=True)
 
 
 def load_or_create_key_file(path: str | os.PathLike[str]) -> SigningKey:
@@ -291,7 +298,7 @@ def load_key_file(path: str | os.PathLike[str]) -> SigningKey:
     private = _load_private(Path(path))
     if not isinstance(private, Ed25519PrivateKey):
         raise SigningKeyError(f"The key in {path} is not Ed25519. Use it as the URI file2:{path}, or make a new one with `mlsec keys new`.")
-    return SigningKey(_from_crypto(private.public_key(), _spki(private.public_key())), private.sign)
+    return SigningKey(_from_crypto(private.public_key(), _spki(private.public_key())), private.sign, concurrent=True)
 
 
 def load_key_uri(uri: str, *, public_key: bytes | str | None = None) -> SigningKey:

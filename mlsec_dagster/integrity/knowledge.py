@@ -50,7 +50,7 @@ class Knowledge:
         self.head: Checkpoint | None = None
         self.book = trust.resolve(())
         self._changes: tuple[SignedKeyChange, ...] = ()
-        self._edge = Frontier()
+        self._edge, self._edge_root = Frontier(), EMPTY_ROOT
         self._keys = dict(publics)
         self._process = os.getpid()
         self._guard = threading.RLock()
@@ -70,21 +70,23 @@ class Knowledge:
         Raises:
             LedgerError: Not signed by a trusted key, of another ledger, or smaller than or different from what was seen.
         """
-        from mlsec_dagster.storage.queries import NEWEST_CHECKPOINT
-        from mlsec_dagster.storage.tables import entries
+        from mlsec_dagster.storage.queries import newest_checkpoint
 
         with self.lock():
-            row = connection.execute(NEWEST_CHECKPOINT).one_or_none()
+            row = newest_checkpoint(connection)
             if row is None:
+                from mlsec_dagster.storage.tables import entries
+
                 if self.head is not None:
                     raise LedgerError(f"The ledger had {self.head.size} entries and is empty now: it was rolled back. {HINT}")
                 if connection.execute(entries.select().limit(1)).one_or_none() is not None:
                     raise LedgerError(f"The ledger has entries but no checkpoint: its checkpoints were removed. {HINT}")
                 return None
-            if self.head is not None and row.note == self.head.note:
+            size, note = row
+            if self.head is not None and note == self.head.note:
                 return self.head
-            head = parse_checkpoint(str(row.note))
-            self._compare_with_memory(connection, row.size, head)
+            head = parse_checkpoint(str(note))
+            self._compare_with_memory(connection, size, head)
             changes = self._load_changes(connection, head)
             book = self.trust.resolve(changes)
             self._require_signed(connection, head, book)
@@ -141,7 +143,7 @@ class Knowledge:
     def edge(self, connection: "Connection", head: Checkpoint | None) -> Frontier:
         """A copy of the frontier at `head`, whose root is the signed one."""
         size, root = (head.size, head.root) if head else (0, EMPTY_ROOT)
-        if self._edge.size == size and self._edge.root() == root:
+        if self._edge.size == size and self._edge_root == root:
             return self._edge.copy()
         edge = load_frontier(size, node_reader(connection))
         if edge.root() != root:
@@ -201,8 +203,9 @@ class Knowledge:
 
     def remember(self, head: Checkpoint, edge: Frontier, publics: Mapping[str, PublicKey], changes: Sequence[SignedKeyChange]) -> None:
         """Take over what this process itself has just committed."""
-        self.book = self.book_with(changes)
-        self.head, self._edge, self._changes = head, edge, (*self._changes, *changes)
+        if changes:
+            self.book, self._changes = self.book_with(changes), (*self._changes, *changes)
+        self.head, self._edge, self._edge_root = head, edge, head.root
         self._keys.update(publics)
 
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mlsec_dagster.errors import ConfigurationError, LedgerError, SigningKeyError
 from mlsec_dagster.integrity import exports, witnessing
 from mlsec_dagster.integrity.checkpoints import Checkpoint, sign_checkpoint
-from mlsec_dagster.integrity.entries import Entry, Receipt, Row, envelope_bytes, pae
+from mlsec_dagster.integrity.entries import Entry, Receipt, Row
 from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, SigningKey, public_key, role_for
 from mlsec_dagster.integrity.knowledge import HINT, Knowledge, node_reader, read_manifest
-from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, load_frontier
-from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement, sealed_payload
+from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, load_frontier, verify_consistency
+from mlsec_dagster.integrity.sealing import Draft, sealed_in_order
+from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement
 from mlsec_dagster.integrity.trust import KeyBook, KeyChange, SignedKeyChange, Trust
 from mlsec_dagster.integrity.witness import Witness
 
@@ -75,6 +76,7 @@ class Ledger:
         self.witness = witness
         self._known = Knowledge(trust, signer.publics if signer else {})
         self._stored_keys: set[str] = set()
+        self._stored_ring: KeyRing | None = None
         # The newest entry per subject, good as long as nobody else has appended since `_last_note`.
         self._last: dict[Subject, int | None] = {}
         self._last_note = ""
@@ -118,7 +120,7 @@ class Ledger:
             ring: Signs the checkpoint; its public keys are stored.
             manifests: As in `append`.
         """
-        from sqlalchemy.exc import IntegrityError
+        from mlsec_dagster.storage.database import INTEGRITY_ERRORS
 
         with self._known.lock():
             try:
@@ -129,20 +131,20 @@ class Ledger:
                     frontier = self._known.edge(connection, head)
                     chosen = choose(frontier.size)
                     changes = self._require_trust(chosen, ring, frontier.size)
-                    publics = {
-                        **ring.publics,
-                        **{key.fingerprint: key.public for _, key in chosen},
-                        **{signed.change.fingerprint: public_key(signed.change.spki) for signed in changes},
-                    }
-                    self._store_contents(connection, publics, manifests)
+                    publics = self._new_publics(chosen, changes, ring)
+                    if publics or manifests:
+                        self._store_contents(connection, publics, manifests)
                     receipt, last = self._write(connection, head, frontier, chosen, ring)
-            except IntegrityError:
+            except INTEGRITY_ERRORS:
                 raise LedgerError(
                     f"An entry or a checkpoint beyond the newest signed checkpoint is in the way: it was inserted. {HINT}"
                 ) from None
             self._known.remember(receipt.checkpoint, frontier, publics, changes)
             self._stored_keys |= publics.keys()
-            self._last = {} if len(self._last) > _REMEMBERED_SUBJECTS else {**self._last, **last}
+            self._stored_ring = ring
+            if len(self._last) > _REMEMBERED_SUBJECTS:
+                self._last = {}
+            self._last.update(last)  # Only now: what was not committed is nobody's predecessor.
             self._last_note = receipt.checkpoint.note
             return receipt
 
@@ -154,29 +156,29 @@ class Ledger:
         chosen: Sequence[tuple[Statement, SigningKey]],
         ring: KeyRing,
     ) -> tuple[Receipt, dict[Subject, int | None]]:
-        from mlsec_dagster.storage.queries import insert_rows, insert_while_made
+        from mlsec_dagster.storage.queries import insert_rows
         from mlsec_dagster.storage.tables import checkpoints, entries
 
         origin = head.origin if head else self.trust.origin or f"mlsec-dagster/{secrets.token_hex(16)}"
         now, size = time.time(), frontier.size + len(chosen)
         last = self._previous(connection, {(statement.asset, statement.partition) for statement, _ in chosen}, frontier.size)
-        sealed: list[Entry] = []
-
-        def rows() -> Iterator[tuple[Any, ...]]:
-            for index, (statement, key) in enumerate(chosen, frontier.size):
-                asset, partition, kind = statement.asset, statement.partition, statement.predicate_type
-                previous = last[asset, partition]
-                last[asset, partition] = index
-                payload = sealed_payload(statement, Position(index, origin, previous, now, size))
-                fingerprint, signature = key.public.fingerprint, key.sign(pae(payload))
-                nodes = frontier.push(leaf_hash(envelope_bytes(payload, fingerprint, signature)))
-                sealed.append(Entry(index, statement, fingerprint, now, previous, size))
-                yield index, asset, partition, kind, statement.run_id, previous, fingerprint, payload, signature, nodes
-
-        insert_while_made(connection, entries, rows(), len(chosen))
+        drafts: list[Draft] = []
+        for index, (statement, key) in enumerate(chosen, frontier.size):
+            subject = statement.asset, statement.partition
+            drafts.append(Draft(statement, Position(index, origin, last[subject], now, size), key))
+            last[subject] = index
+        written: list[Entry] = []
+        for piece, leaves in sealed_in_order(drafts):
+            rows: list[tuple[Any, ...]] = []
+            for (said, place, key), (payload, signature, leaf) in zip(piece, leaves, strict=True):
+                index, previous, name, kind = place.index, place.previous, key.public.fingerprint, said.predicate_type
+                nodes = frontier.push(leaf)
+                rows.append((index, said.asset, said.partition, kind, said.run_id, previous, name, payload, signature, nodes))
+                written.append(Entry(index, said, name, now, previous, size))
+            insert_rows(connection, entries, rows)
         checkpoint = sign_checkpoint(origin, size, frontier.root(), ring.key_for(CHECKPOINTS))
         insert_rows(connection, checkpoints, [(size, checkpoint.note)])
-        return Receipt(tuple(sealed), checkpoint), last
+        return Receipt(tuple(written), checkpoint), last
 
     def _ring(self) -> KeyRing:
         if self.signer is None:
@@ -204,11 +206,23 @@ class Ledger:
 
     def _previous(self, connection: "Connection", subjects: Collection[Subject], size: int) -> dict[Subject, int | None]:
         """Newest entry about each subject. A wrong answer by an edited store is found by `verify_ledger`."""
+        known = {subject: self._last[subject] for subject in subjects if subject in self._last}
+        if len(known) == len(subjects):
+            return known
         from mlsec_dagster.storage.queries import newest_positions
 
-        known = {subject: self._last[subject] for subject in subjects if subject in self._last}
         unknown = [subject for subject in subjects if subject not in known]
         return {**dict.fromkeys(unknown), **newest_positions(connection, unknown, before=size), **known}
+
+    def _new_publics(
+        self, chosen: Sequence[tuple[Statement, SigningKey]], changes: Sequence[SignedKeyChange], ring: KeyRing
+    ) -> dict[str, PublicKey]:
+        """The public keys that readers will need and that this process has not stored yet."""
+        if not changes and ring is self._stored_ring:
+            return {key.fingerprint: key.public for _, key in chosen if key.fingerprint not in self._stored_keys}
+        publics = {**ring.publics, **{key.fingerprint: key.public for _, key in chosen}}
+        publics.update({signed.change.fingerprint: public_key(signed.change.spki) for signed in changes})
+        return {name: key for name, key in publics.items() if name not in self._stored_keys}
 
     def _store_contents(self, connection: "Connection", publics: Mapping[str, PublicKey], manifests: Iterable[bytes]) -> None:
         from mlsec_dagster.integrity.digests import hash_bytes
@@ -216,8 +230,7 @@ class Ledger:
         from mlsec_dagster.storage.tables import manifests as manifest_table
         from mlsec_dagster.storage.tables import public_keys
 
-        new = {name: key.spki for name, key in publics.items() if name not in self._stored_keys}
-        put(connection, public_keys, [{"fingerprint": name, "spki": spki} for name, spki in new.items()])
+        put(connection, public_keys, [{"fingerprint": name, "spki": key.spki} for name, key in publics.items()])
         for content in manifests:
             put(connection, manifest_table, [{"digest": hash_bytes(content), "content": zlib.compress(content, 1)}])
 
@@ -270,10 +283,18 @@ class Ledger:
                 _require_subject(entry, asset, asked, types)
             return {entry.statement.partition: entry for entry in entries}
 
-    def history(self, asset: str, partition: str | EveryPartition | None = ANY, types: Collection[str] | None = None) -> Iterator[Entry]:
+    def history(
+        self,
+        asset: str,
+        partition: str | EveryPartition | None = ANY,
+        types: Collection[str] | None = None,
+        *,
+        start: int = 0,
+    ) -> Iterator[Entry]:
         """All entries about an asset, oldest first, each authenticated as by `latest`.
 
-        Every statement names the one before it about its subject, so an entry hidden in the middle is noticed.
+        Every statement names the one before it about its subject, so an entry hidden in the middle is noticed. With a `start`, only
+        the entries at that place and later: for who has authenticated those before it.
 
         Raises:
             LedgerError: An entry is not what was signed, or one is missing.
@@ -284,7 +305,7 @@ class Ledger:
         from mlsec_dagster.storage.tables import entries
 
         before: dict[str | None, int] = {}
-        end = -1
+        end = start - 1
         while True:
             with self.database.read() as connection:
                 head = self._known.refresh(connection)
@@ -297,7 +318,9 @@ class Ledger:
                 found = self._known.entries(connection, head, positions)
             for entry in found:
                 _require_subject(entry, asset, None if isinstance(partition, EveryPartition) else {partition}, None)
-                if entry.previous != before.get(entry.statement.partition):
+                known = before.get(entry.statement.partition)
+                # What lies before `start` was not read here; that such a predecessor is named is all that can be seen.
+                if entry.previous != known and not (known is None and entry.previous is not None and entry.previous < start):
                     raise LedgerError(
                         f"Entry {entry.previous} about {asset!r} is missing from its history: "
                         f"its row was removed or its index changed. {HINT}"
@@ -421,6 +444,23 @@ class Ledger:
         if size > (head.size if head else 0):
             raise LedgerError(f"The ledger has {head.size if head else 0} entries, not {size}.")
         return size
+
+    def require_continuation(self, origin: str, size: int, root: bytes) -> None:
+        """Make sure that the ledger is now what it was at this size, or that and more.
+
+        Raises:
+            LedgerError: It is another ledger, a shorter one, or one with another history.
+        """
+        with self.database.read() as connection:
+            head = self._known.refresh(connection)
+            if head is None or head.origin != origin or head.size < size:
+                raise LedgerError(
+                    f"The ledger {origin!r} had {size} entries and "
+                    f"{f'is {head.origin!r} with {head.size}' if head else 'is empty'} now: it was rolled back or replaced. {HINT}"
+                )
+            proof = consistency_proof(size, head.size, node_reader(connection))
+        if not verify_consistency(size, head.size, proof, root, head.root):
+            raise LedgerError(f"The ledger of {head.size} entries does not contain the {size} verified before: it was forked. {HINT}")
 
     def public_key(self, fingerprint: str) -> PublicKey:
         """A public key by its fingerprint, from the store, checked against it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsec_dagster.errors import LedgerError
 from mlsec_dagster.integrity.checkpoints import Checkpoint, parse_checkpoint, signed_by
-from mlsec_dagster.integrity.entries import Finding, key_change
+from mlsec_dagster.integrity.entries import Entry, Finding, key_change
 from mlsec_dagster.integrity.keys import CHECKPOINTS, PublicKey
 from mlsec_dagster.integrity.ledger import Ledger
 from mlsec_dagster.integrity.rollback import Rollback, WitnessComparison
@@ -41,6 +41,7 @@ class Verification:
         rollback_sentence: The same for people: up to which size it was compared, or why it could not be.
         witnessed_size: Largest checkpoint of the witness that a trusted key signed, or None.
         witness_age_seconds: Age of the witness's newest checkpoint, by the witness's clock, or None.
+        root: RFC 9162 root over the entries that were looked at.
     """
 
     origin: str
@@ -51,6 +52,7 @@ class Verification:
     rollback_sentence: str
     witnessed_size: int | None = None
     witness_age_seconds: float | None = None
+    root: bytes = b""
 
     @property
     def first(self) -> Problem | None:
@@ -64,7 +66,11 @@ class Verification:
 
 
 def verify_ledger(
-    ledger: Ledger, *, progress: Callable[[int, int], None] | None = None, max_witness_age_seconds: float | None = None
+    ledger: Ledger,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    max_witness_age_seconds: float | None = None,
+    each: Callable[[Entry], None] | None = None,
 ) -> Verification:
     """Verify every entry, checkpoint, manifest and index column of a ledger, and compare it with its witness.
 
@@ -72,6 +78,8 @@ def verify_ledger(
         ledger: Opened for reading or writing; its trust and its witness are used. What it has verified before is not.
         progress: Called with (entries done, entries in total).
         max_witness_age_seconds: An older witness counts as "not verifiable".
+        each: Called with every entry that is what its signature says, in order. Until the verification is `intact` that proves little:
+            the checkpoint that covers the entry comes behind it.
 
     Raises:
         StoreError: The store cannot be read.
@@ -80,7 +88,7 @@ def verify_ledger(
     with ledger.database.read() as connection:
         judge, problems = _judge(connection, ledger)
         witness.judge_by(judge)
-        walk = Walk(connection, judge, witness.at_size, progress)
+        walk = Walk(connection, judge, witness.at_size, progress, each)
         expected = ledger.trust.origin
         if expected is not None and judge.size and judge.origin != expected:
             sentence = f"This is the ledger {judge.origin!r}, expected {expected!r}: another ledger was put in its place."
@@ -90,7 +98,8 @@ def verify_ledger(
         walk.rest()
     rollback, sentence = witness.conclude(judge.size, max_witness_age_seconds)
     found = sorted([*problems, *walk.problems, *witness.problems], key=lambda problem: -1 if problem.index is None else problem.index)
-    return Verification(judge.origin, judge.size, walk.checked, tuple(found[:MAX_PROBLEMS]), rollback, sentence, witness.size, witness.age)
+    shown = tuple(found[:MAX_PROBLEMS])
+    return Verification(judge.origin, judge.size, walk.checked, shown, rollback, sentence, witness.size, witness.age, walk.root)
 
 
 def _judge(connection: "Connection", ledger: Ledger) -> tuple[Judge, list[Problem]]:

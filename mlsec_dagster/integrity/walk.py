@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mlsec_dagster.errors import LedgerError
 from mlsec_dagster.integrity.checkpoints import parse_checkpoint, signed_by
-from mlsec_dagster.integrity.entries import Finding, Row, examine, leaf_data, signed_position
+from mlsec_dagster.integrity.entries import Entry, Finding, Row, examine, leaf_data, signed_position
 from mlsec_dagster.integrity.keys import CHECKPOINTS, PublicKey
 from mlsec_dagster.integrity.knowledge import read_manifest
 from mlsec_dagster.integrity.merkle import HASH_BYTES, Frontier, leaf_hash
@@ -71,6 +71,7 @@ class Walk:
         judge: What is right.
         at_size: Called with every size and the frontier there.
         progress: Called with (entries done, entries in total).
+        each: Called with every entry that is what its signature says.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Walk:
         judge: Judge,
         at_size: Callable[[Frontier], None],
         progress: Callable[[int, int], None] | None,
+        each: Callable[[Entry], None] | None = None,
     ) -> None:
         self.connection = connection
         self.origin, self.size, self.book, self.keys = judge
@@ -87,10 +89,16 @@ class Walk:
         self.checked = 0
         self._at_size = at_size
         self._progress = progress
+        self._each = each
         self._edge = Frontier()
         self._boundary = 0
         self._unreadable = False
         self._good_manifests: set[str] = set()
+
+    @property
+    def root(self) -> bytes:
+        """Root over the entries that were walked."""
+        return self._edge.root()
 
     def entries(self) -> None:
         """All entries in order. A structural problem ends it, for behind it nothing is where it belongs."""
@@ -196,6 +204,8 @@ class Walk:
         if row.nodes != nodes and not self.problems:
             sentence = f"Entry {index} is as it was signed, but the tree hashes stored with it are not its own: they were altered."
             return self._add(index, "altered", sentence)
+        if self._each is not None:
+            self._each(found)
         return None
 
     def _transaction_ends(self, checkpoints: "_Ahead") -> None:

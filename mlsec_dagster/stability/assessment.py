@@ -20,11 +20,11 @@ import msgspec
 import numpy as np
 
 from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, values_of
-from mlsec_dagster.stability.decision import LEAST_WINDOWS, MOST_WINDOWS, Judgement, judge
+from mlsec_dagster.stability.decision import LEAST_WINDOWS, MOST_WINDOWS, Judgement, judge, winsorised
 from mlsec_dagster.stability.frames import learn_frame
 from mlsec_dagster.stability.measuring import measure
-from mlsec_dagster.stability.profiles import ColumnFrame, Frame, Profile, Roles, Window
-from mlsec_dagster.stability.samples import REFERENCE_ROWS
+from mlsec_dagster.stability.profiles import Frame, Profile, Roles, Window
+from mlsec_dagster.stability.references import learn_reference
 from mlsec_dagster.stability.windows import Observation, observe, schema_changes
 
 if TYPE_CHECKING:
@@ -103,23 +103,19 @@ def assess(
         UnverifiableError: The window could not be read or the engine failed.
     """
     windows = history.windows[-MOST_WINDOWS - REFERENCE_WINDOWS :]
-    pooled = _pooled(history.samples[-REFERENCE_WINDOWS:])
+    samples = history.samples[-REFERENCE_WINDOWS:]
     reference: Profile | None = None
-    if pooled is None:
-        frame = learn_frame(source, roles, partition_columns=partition_columns)
+    if windows and samples:
+        frame, reference = learn_reference(samples, before=windows[-1].profile, roles=roles, partition_columns=partition_columns)
     else:
-        counted_by = learn_frame(pooled, roles, partition_columns=partition_columns)
-        reference, _ = measure(pooled, counted_by, roles, key)
-        frame = _as_stored(counted_by, windows[-1].profile)
+        frame = learn_frame(source, roles, partition_columns=partition_columns)
     profile, sample = measure(source, frame, roles, key, between=between)
     changes = schema_changes(profile, windows[-1].profile) if windows else ()
     window = Window(profile, values_of(profile, frame))
     if reference is None or len(windows) < REFERENCE_WINDOWS:
         outcome: Outcome = "schema" if changes else "learning"
         return Assessment(outcome, _with(window, alarmed=bool(changes)), sample, frame, reference, Observation({}), changes=changes)
-    observation = observe(
-        profile, sample, frame=frame, reference=reference, earlier=windows, samples=history.samples[-REFERENCE_WINDOWS:], roles=roles
-    )
+    observation = observe(profile, sample, frame=frame, reference=reference, earlier=windows, samples=samples, roles=roles)
     rows = [{Channel(test, column, other): value for test, column, other, value in past.channels} for past in windows]
     judged = [place for place, row in enumerate(rows) if row]
     order = tuple(sorted({channel for row in rows for channel in row} | set(observation.channels)))
@@ -132,7 +128,6 @@ def assess(
         channels=order,
         false_alarms=false_alarms,
         phases=None if phases is None else [*(phases[-len(windows) - 1 :][place] for place in judged), phases[-1]],
-        alarmed=[windows[place].alarmed for place in judged],
     )
     alarmed = judgement.alarm or bool(changes)
     if changes:
@@ -144,7 +139,11 @@ def assess(
     kept = _with(
         window,
         alarmed=alarmed,
-        channels=tuple((*channel, value) for channel, value in observation.channels.items()),
+        channels=tuple(
+            (*channel, float(value))
+            for channel, value in zip(order, winsorised(judgement, values[-1], order), strict=True)
+            if not np.isnan(value)
+        ),
         statistic=None if judgement.method == "learning" else (judgement.statistic, judgement.threshold),
     )
     return Assessment(outcome, kept, sample, frame, reference, observation, order, judgement, changes)
@@ -152,26 +151,3 @@ def assess(
 
 def _with(window: Window, **changed: Any) -> Window:
     return msgspec.structs.replace(window, **changed)
-
-
-def _pooled(samples: "Sequence[pa.Table]") -> "pa.Table | None":
-    """The same number of rows of each sample that has the columns of the newest one; a sample lies in an order that is itself random."""
-    import pyarrow as pa
-
-    if not samples:
-        return None
-    alike = [table for table in samples if table.schema.equals(samples[-1].schema)]
-    each = max(REFERENCE_ROWS // len(samples), 1)
-    return pa.concat_tables([table.slice(0, each) for table in alike])
-
-
-def _as_stored(frame: Frame, before: Profile) -> Frame:
-    """The frame with the types that columns have in storage: in a sample decimals are floats, and lists are their lengths."""
-    types = {column.name: column.type for column in before.columns}
-    present = {column.name for column in frame.columns}
-    columns = [msgspec.structs.replace(column, type=types.get(column.name, column.type)) for column in frame.columns]
-    return Frame((*columns, *(_uncounted(name, kind) for name, kind in types.items() if name not in present)))
-
-
-def _uncounted(name: str, kind: str) -> ColumnFrame:
-    return ColumnFrame(name, kind, "other")

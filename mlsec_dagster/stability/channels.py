@@ -83,7 +83,9 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
             continue
         found.update(_distribution(column, now, then))
         if column.kind == "identifier":
-            found.update(_distinct(column, now, profile.rows, [(window.profile.rows, window.profile.column(column.name)) for window in recent]))
+            found.update(
+                _distinct(column, now, profile.rows, [(window.profile.rows, window.profile.column(column.name)) for window in recent])
+            )
         if column.kind in ("category", "boolean", "constant"):
             seen = {name for window in before for name in window.values.get(column.name, ())}
             found[Channel("unseen", column.name)] = counted(sum(unseen(column, now, seen).values()), profile.rows)
@@ -91,16 +93,13 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
             moved = float(np.abs(np.subtract(now.characters, then.characters)).sum())
             found[Channel("characters", column.name)] = math.log(moved + 0.002)
     found[Channel("pattern")] = counted(sum(unseen_patterns(profile, before).values()), profile.rows)
-    found[Channel("duplicates")] = counted(
-        round(profile.duplicates / profile.hashed * profile.rows) if profile.hashed else 0, profile.rows
-    )
+    found[Channel("duplicates")] = counted(round(profile.duplicates / profile.hashed * profile.rows) if profile.hashed else 0, profile.rows)
     return found
 
 
 def counted(rows: float, of: int) -> float:
-    """The logarithm of a count that is nil as a rule, in rows of a window of ten thousand, so that the size of the window does not matter."""
+    """The logarithm of a count that is nil as a rule, scaled to a window of ten thousand rows, so that its size does not matter."""
     return math.log1p(rows / max(of, 1) * max(min(of, 10_000), 1))
-
 
 
 def values_of(profile: Profile, frame: Frame) -> dict[str, tuple[str, ...]]:
@@ -169,6 +168,9 @@ def _distribution(column: ColumnFrame, now: ColumnProfile, then: ColumnProfile) 
     counts, usual = np.asarray(now.counts, float), np.asarray(then.counts, float)
     if len(counts) != column.cells or len(usual) != column.cells or not counts.sum() or not usual.sum() or column.cells < 2:
         return {}
+    if column.categories:
+        # What no name is known for is one more category.
+        counts, usual = (np.append(each[: len(column.categories)], each[len(column.categories) :].sum()) for each in (counts, usual))
     found = {Channel("distribution", column.name): log_divergence(counts, usual)}
     if column.kind in ("number", "time", "text", "nested"):
         found[Channel("location", column.name)] = location(counts, usual)
@@ -176,7 +178,7 @@ def _distribution(column: ColumnFrame, now: ColumnProfile, then: ColumnProfile) 
         listed = usual[: len(column.categories)]
         for place in np.argsort(-listed, kind="stable")[:SHARES]:
             if 0.01 <= listed[place] / usual.sum() <= 0.99:
-                change = log_odds(counts[place], counts.sum(), listed[place], usual.sum())
+                change = log_odds(float(counts[place]), float(counts.sum()), float(listed[place]), float(usual.sum()))
                 found[Channel("share", column.name, column.categories[place])] = change
     return found
 

@@ -54,7 +54,7 @@ class Column:
     def number(self, table: Any) -> Any:
         """Returns the value as float64: itself, seconds since the epoch (UTC), or a length."""
         value = table[self.id]
-        if self.family == "number":
+        if self.family == "number" or self.dtype.is_integer():  # lengths may have been taken when it was read; see `sources`
             return value.cast("float64")
         if self.family == "boolean":
             return value.cast("int8").cast("float64")
@@ -101,8 +101,8 @@ def columns_of(window: Window) -> list[Column]:
 
 
 def _family(dtype: Any, kind: str) -> Family:
-    if kind.startswith(("list", "map", "struct", "large_list")) and dtype.is_integer():
-        return "number"  # already counted by length when it was read; see `sources`
+    if kind.startswith(("list", "map", "struct")) and dtype.is_integer():
+        return "nested"
     if dtype.is_boolean():
         return "boolean" if kind == "bool" else "other"
     if dtype.is_numeric():
@@ -141,16 +141,19 @@ def grid_of(edges: Sequence[float]) -> tuple[float, int, int] | None:
         (step, lowest cell, highest cell), cells being multiples of the step; None if it would have more than `GRID` cells.
     """
     step = min((_granularity(edge) for edge in edges if edge), default=1.0)
+    if not 2.0**-500 < step < 2.0**500:
+        return None
     low, high = edges[0] / step - 1, edges[-1] / step
-    if not (2.0**-500 < step < 2.0**500) or high - low > GRID or max(abs(low), abs(high)) >= 2.0**52:
+    if high - low > GRID or max(abs(low), abs(high)) >= 2.0**52:
         return None
     return step, int(low), int(high)
 
 
 def _granularity(value: float) -> float:
     """The largest power of two of which a number is a multiple."""
-    numerator, denominator = value.as_integer_ratio()
-    return float(numerator & -numerator) / denominator if abs(numerator) < 2**1000 else math.inf
+    mantissa, exponent = math.frexp(value)
+    digits = int(abs(mantissa) * 2**53)
+    return math.ldexp(digits & -digits, exponent - 53)
 
 
 def cell(column: Column, value: Any, edges: Sequence[float]) -> tuple[Any, list[int]]:
@@ -172,9 +175,10 @@ def cell(column: Column, value: Any, edges: Sequence[float]) -> tuple[Any, list[
         searched = _search(ibis, value, edges, 0, len(edges)).cast("uint8" if column.engine == "duckdb" else "int32")
         return searched, list(range(len(edges) + 1))
     step, low, high = grid
-    # A product with a power of two, a minimum and a floor are exact, so this is the same as comparing with the edges.
-    clamped = ibis.greatest(ibis.least(value * (1.0 / step), float(high)), float(low)) - float(low)
-    number = builtin("floor", ["float64"], "float64")(clamped).cast("uint8")
+    # A product with a power of two, a minimum, a floor and a difference of such integers are exact, so this is the same as comparing with
+    # the edges.
+    clamped = ibis.greatest(ibis.least(value * (1.0 / step), float(high)), float(low))
+    number = (builtin("floor", ["float64"], "float64")(clamped) - float(low)).cast("uint8")
     place, bins = 0, list[int]()
     for position in range(low, high + 1):
         while place < len(edges) and edges[place] <= position * step:
@@ -187,7 +191,9 @@ def _search(ibis: Any, value: Any, edges: Sequence[float], low: int, high: int) 
     if low == high:
         return ibis.literal(low, "int16")
     middle = (low + high) // 2
-    return ibis.ifelse(value < float(edges[middle]), _search(ibis, value, edges, low, middle), _search(ibis, value, edges, middle + 1, high))
+    return ibis.ifelse(
+        value < float(edges[middle]), _search(ibis, value, edges, low, middle), _search(ibis, value, edges, middle + 1, high)
+    )
 
 
 def secret_number(key: bytes, purpose: str) -> int:

@@ -20,6 +20,10 @@ Channels that count what has never been there (unseen categories, duplicate rows
 statistic and a share of the false-alarm budget of their own: they are silent in most histories, so their maxima say little of the others.
 """
 
+# scipy's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +45,8 @@ NOVELTY_SHARE: Final = 0.2
 """Share of the false-alarm budget that goes to channels which count what was never there."""
 
 _PRIOR_WEIGHT: Final = 6.0
+_LEAST_SPREAD: Final = 0.4
+"""Deviation of the statistics over their mean, at least: a history that was calm by chance must not turn the next season into an alarm."""
 _PHASE_PRIOR: Final = 2.0
 
 Floats = NDArray[np.float64]
@@ -57,6 +63,8 @@ class Judgement:
         method: `rank`, `extrapolated` or `learning`.
         windows: Earlier windows that it rests on.
         scores: Studentised value per channel, of the judged window.
+        usual: Mean of the earlier windows per channel.
+        deviation: By which the distance from it was divided, per channel.
         statistic: Largest of the scores outside of novelty; `novelty`: the largest of those within.
         threshold: The statistic from which on there is an alarm; `novelty_threshold` likewise.
         history: The earlier windows' statistics, oldest first.
@@ -67,6 +75,8 @@ class Judgement:
     method: Method
     windows: int
     scores: Floats
+    usual: Floats
+    deviation: Floats
     statistic: float = math.nan
     novelty: float = math.nan
     threshold: float = math.nan
@@ -80,7 +90,6 @@ def judge(
     channels: Sequence[Channel],
     false_alarms: float,
     phases: Sequence[int] | None = None,
-    alarmed: Sequence[bool] | None = None,
 ) -> Judgement:
     """Decide over the last of `values`.
 
@@ -89,22 +98,19 @@ def judge(
         channels: What each column of `values` is.
         false_alarms: How often a window from the same population may alarm, in (0, 1).
         phases: Season of each window (weekday, hour), whose usual effect is taken out; None where there is none.
-        alarmed: Which earlier windows alarmed. Their values count as the largest of those that did not: were they left out, the
-            variance would shrink; were they left as they are, the next attack would hide behind the last one.
     """
     values = values[-MOST_WINDOWS - 1 :]
     earlier = len(values) - 1
     if earlier < LEAST_WINDOWS:
-        return Judgement(False, None, "learning", earlier, np.full(values.shape[1], math.nan))
-    if alarmed is not None:
-        values = _winsorised(values, np.asarray(alarmed[-earlier:], bool))
+        unknown = np.full(values.shape[1], math.nan)
+        return Judgement(False, None, "learning", earlier, unknown, unknown, unknown)
     if phases is not None:
         values = _without_season(values, np.asarray(phases[-earlier - 1 :]))
     signed = np.array([channel.test in SIGNED for channel in channels], bool)
     novel = np.array([channel.test in NOVELTY for channel in channels], bool)
-    scores = np.full(values.shape, math.nan)
+    scores, usual_values, deviations = (np.full(values.shape, math.nan) for _ in range(3))
     for group, least, prior in ((signed, 1.0, 0.0), (novel, 0.5, 0.0), (~signed & ~novel, 0.25, _PRIOR_WEIGHT)):
-        scores[:, group] = studentised(values[:, group], least=least, prior=prior)
+        scores[:, group], usual_values[:, group], deviations[:, group] = studentised(values[:, group], least=least, prior=prior)
     scores[:, signed] = np.abs(scores[:, signed])
     usual, unseen = _largest(scores[:, ~novel]), _largest(scores[:, novel])
     share = false_alarms * (1 - NOVELTY_SHARE)
@@ -117,6 +123,8 @@ def judge(
         method=method,
         windows=earlier,
         scores=scores[-1],
+        usual=usual_values[-1],
+        deviation=deviations[-1],
         statistic=float(usual[-1]),
         novelty=float(unseen[-1]),
         threshold=threshold,
@@ -125,16 +133,19 @@ def judge(
     )
 
 
-def studentised(values: Floats, *, least: float, prior: float) -> Floats:
+def studentised(values: Floats, *, least: float, prior: float) -> tuple[Floats, Floats, Floats]:
     """Each value less the mean of the others in its column, over their moderated deviation; NaN where fewer than three others are known.
 
     Args:
         values: (windows x channels).
         least: The smallest deviation that is believed.
         prior: How many values the channels' usual variance weighs.
+
+    Returns:
+        The studentised values, and the means and deviations that they came from; all (windows x channels).
     """
     if not values.size:
-        return values.copy()
+        return values, values, values
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     others = known.sum(0) - known
@@ -148,8 +159,9 @@ def studentised(values: Floats, *, least: float, prior: float) -> Floats:
         usual = np.nanmedian(np.where(others >= 3, variance, 0.0), axis=1, keepdims=True)
         degrees = np.maximum(others - 1, 1)
         moderated = (prior * np.nan_to_num(usual) + degrees * variance) / (prior + degrees)
-        scores = (values - mean) / np.sqrt(np.maximum(moderated, least**2) * (1 + 1 / others))
-    return np.where(known & (others >= 3), scores, np.nan)
+        deviation = np.sqrt(np.maximum(moderated, least**2) * (1 + 1 / others))
+        scores = (values - mean) / deviation
+    return np.where(known & (others >= 3), scores, np.nan), mean, deviation
 
 
 def _largest(scores: Floats) -> Floats:
@@ -159,12 +171,20 @@ def _largest(scores: Floats) -> Floats:
     return np.maximum(np.where(np.isnan(scores), 0.0, scores).max(1), 0.0)
 
 
-def _winsorised(values: Floats, alarmed: NDArray[np.bool_]) -> Floats:
-    if not alarmed.any() or alarmed.all():
-        return values
-    kept, quiet = values.copy(), values[:-1][~alarmed]
-    least, most = np.where(np.isnan(quiet), np.inf, quiet).min(0), np.where(np.isnan(quiet), -np.inf, quiet).max(0)
-    kept[:-1][alarmed] = np.where(least <= most, np.clip(kept[:-1][alarmed], least, most), kept[:-1][alarmed])
+def winsorised(judgement: Judgement, values: Floats, channels: Sequence[Channel]) -> Floats:
+    """The values of a window as later windows are held against: what was beyond the threshold is put at the threshold.
+
+    Were an alarming window left out, the variance would shrink, and the next ordinary one would alarm; were it left as it is, the next
+    attack would hide behind this one.
+    """
+    kept = values.copy()
+    if not judgement.alarm:
+        return kept
+    for place, channel in enumerate(channels):
+        most = judgement.novelty_threshold if channel.test in NOVELTY else judgement.threshold
+        if judgement.scores[place] > most:
+            direction = 1.0 if values[place] >= judgement.usual[place] else -1.0
+            kept[place] = judgement.usual[place] + direction * most * judgement.deviation[place]
     return kept
 
 
@@ -191,7 +211,7 @@ def _p_value(statistics: Floats, rate: float) -> tuple[float, Method, float]:
         at_least = count - int(np.searchsorted(earlier, found, side="left"))
         allowed = math.floor(rate * (count + 1)) - 1
         return (1 + at_least) / (count + 1), "rank", float(np.nextafter(earlier[count - 1 - allowed], math.inf))
-    mean, deviation = float(earlier.mean()), max(float(earlier.std(ddof=1)), 0.1 * float(earlier.mean()), 1e-9)
+    mean, deviation = float(earlier.mean()), max(float(earlier.std(ddof=1)), _LEAST_SPREAD * float(earlier.mean()), 1e-9)
     draws = _further_gumbel(count)
     place = int(np.searchsorted(draws, (found - mean) / deviation))
     threshold = float(draws[min(math.ceil(len(draws) * (1 - rate)), len(draws) - 1)])

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.stability.columns import GRID, Column, builtin, columns_of
-from mlsec_dagster.stability.profiles import BINS, CATEGORIES, ColumnFrame, Frame, Roles
-from mlsec_dagster.stability.scalars import Scalars, chunked, scalars_of
+from mlsec_dagster.stability.profiles import BINS, CATEGORIES, ColumnFrame, Frame, Kind, Roles
+from mlsec_dagster.stability.scalars import Scalars, chunked, narrow, scalars_of
 from mlsec_dagster.stability.sources import Window, opened
 
 FEW: Final = 32
@@ -51,7 +51,10 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         found = scalars_of(window, window.table, asked, {})
-        kinds = {column.place: _kind(column, found[column.place], roles) for column in asked}
+        kinds: dict[int, Kind] = {
+            column.place: kind_of(column.family, found[column.place], integer=column.dtype.is_integer(), label=column.name == roles.label)
+            for column in asked
+        }
         categories = _categories(window, [column for column in asked if kinds[column.place] in ("category", "constant", "boolean")])
         few = [column for column in asked if kinds[column.place] in ("number", "text", "nested") and found[column.place].distinct <= FEW]
         values = _values(window, few)
@@ -59,7 +62,7 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
             if len(values[column.place]) > FEW:
                 del values[column.place]
         many = [column for column in asked if kinds[column.place] in _BINNED and column.place not in values]
-        edges = {place: _between(each) for place, each in values.items()}
+        edges = {place: between(each) for place, each in values.items()}
         edges.update(_quantiles(window, many))
         clocks = _clocks(window, asked, found, roles, partition_columns)
         return Frame(
@@ -80,33 +83,39 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
 _BINNED: Final = ("number", "time", "text", "nested")
 
 
-def _kind(column: Column, found: Scalars, roles: Roles) -> Any:
-    if column.family == "other":
+def kind_of(family: str, found: Scalars, *, integer: bool, label: bool) -> Kind:
+    """What a column is to the tests.
+
+    Args:
+        family: Of its type, as `columns.Column` has it.
+        found: Its figures.
+        integer: Whether its type is one of integers.
+        label: Whether it is the declared label.
+    """
+    if family == "other":
         return "other"
-    if column.family == "boolean":
+    if family == "boolean":
         return "boolean"
-    if column.family == "time":
+    if not found.filled:
+        return "constant"  # of no value so far
+    if family == "time":
         return "time"
-    if found.filled and found.distinct <= 1 and found.longest <= _LONGEST and column.family in ("number", "text"):
+    if found.distinct <= 1 and found.longest <= _LONGEST and family in ("number", "text"):
         return "constant"
-    if column.family == "nested":
+    if family == "nested":
         return "nested"
-    if column.family == "binary":
+    if family == "binary":
         return "text"
     unique = found.filled > FEW and found.distinct >= _NEARLY_ALL * found.filled
-    if column.family == "text":
-        return _text_kind(column, found, roles, unique)
+    if family == "text":
+        if found.longest > _LONGEST or (unique and (found.mean or 0) > _FREE_TEXT):
+            return "text"
+        if label:
+            return "category"
+        return "identifier" if found.distinct > CATEGORIES or unique else "category"
     # A sparse integer that seldom repeats is as likely an amount, whose distribution matters; only what is huge as well is a hash or an id.
     huge = found.maximum is not None and found.maximum >= _HUGE
-    return "identifier" if unique and column.dtype.is_integer() and (_dense(found) or (huge and found.filled > 4 * FEW)) else "number"
-
-
-def _text_kind(column: Column, found: Scalars, roles: Roles, unique: bool) -> Any:
-    if found.longest > _LONGEST or (unique and (found.mean or 0) > _FREE_TEXT):
-        return "text"
-    if column.name == roles.label:
-        return "category"
-    return "identifier" if found.distinct > CATEGORIES or unique else "category"
+    return "identifier" if unique and integer and (_dense(found) or (huge and found.filled > 4 * FEW)) else "number"
 
 
 def _dense(found: Scalars) -> bool:
@@ -122,12 +131,13 @@ def _categories(window: Window, columns: Sequence[Column]) -> dict[int, tuple[st
 
     found: dict[int, list[tuple[int, str]]] = {column.place: [] for column in columns}
     for some in chunked(columns, 32):
+        table = narrow(window.table, some)
         queries: list[Any] = []
         for column in some:
             if column.family == "boolean":
                 continue
-            value = column.text(window.table[column.id]) if column.family == "text" else window.table[column.id].cast("float64")
-            given = window.table.select(value=value)
+            value = column.text(table[column.id]) if column.family == "text" else column.number(table)
+            given = table.select(value=value)
             counted = given.filter(given.value.notnull()).group_by("value").aggregate(rows=ibis._.count())
             counted = counted.order_by([ibis.desc("rows"), "value"]).limit(CATEGORIES)
             text = counted.value if column.family == "text" else ibis.null("string")
@@ -145,9 +155,10 @@ def _values(window: Window, columns: Sequence[Column]) -> dict[int, list[float]]
 
     found: dict[int, set[float]] = {column.place: set() for column in columns}
     for some in chunked(columns, 32):
+        table = narrow(window.table, some)
         queries: list[Any] = []
         for column in some:
-            given = window.table.select(value=column.number(window.table))
+            given = table.select(value=column.number(table))
             distinct = given.filter(given.value.notnull()).group_by("value").aggregate(rows=ibis._.count()).limit(2 * FEW + 2)
             queries.append(distinct.select(place=ibis.literal(column.place, "int32"), value=distinct.value))
         for row in window.rows(ibis.union(*queries)):
@@ -156,7 +167,7 @@ def _values(window: Window, columns: Sequence[Column]) -> dict[int, list[float]]
     return {place: sorted(values) for place, values in found.items()}
 
 
-def _between(values: Sequence[float]) -> tuple[float, ...]:
+def between(values: Sequence[float]) -> tuple[float, ...]:
     """Edges halfway between values, and one beyond each end, so that values never seen have bins of their own."""
     if not values:
         return ()
@@ -176,29 +187,31 @@ def _quantiles(window: Window, columns: Sequence[Column]) -> dict[int, tuple[flo
     places = [number / BINS for number in range(1, BINS)]
     found: dict[int, tuple[float, ...]] = {}
     for some in chunked(columns, 32):
+        part = narrow(window.table, some)
         given: dict[str, Any] = {}
         for column in some:
-            value = column.number(window.table)
+            value = column.number(part)
             if column.floating:
                 value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
             given[column.id] = value
-        table = window.table.select(**given)
+        table = part.select(**given)
         figures: dict[str, Any] = {}
         for column in some:
             if window.engine in ("duckdb", "pyspark"):
                 name = "approx_quantile" if window.engine == "duckdb" else "percentile_approx"
                 inner = "float32" if window.engine == "duckdb" else "float64"
+                wanted: Any = ibis.array(places)
                 function = builtin(name, ["float64", f"array<{inner}>"], "array<float64>", aggregate=True)
-                figures[column.id] = function(table[column.id], ibis.array(places).cast(f"array<{inner}>"))
+                figures[column.id] = function(table[column.id], wanted.cast(f"array<{inner}>"))
             else:
                 figures[column.id] = table[column.id].approx_quantile(places)
         (row,) = window.rows(table.aggregate(**figures))
         for column in some:
-            found[column.place] = _on_a_grid(_increasing([edge for edge in row[column.id] or () if edge is not None]))
+            found[column.place] = on_a_grid(_increasing([edge for edge in row[column.id] or () if edge is not None]))
     return found
 
 
-def _on_a_grid(edges: tuple[float, ...]) -> tuple[float, ...]:
+def on_a_grid(edges: tuple[float, ...]) -> tuple[float, ...]:
     """Moves edges to multiples of a power of two where that leaves most of them apart: they are found faster there (`columns.cell`)."""
     if len(edges) < 2:
         return edges
@@ -225,7 +238,11 @@ def _clocks(
             clocks.add(column.place)
         elif column.family == "time" and head is not None and head.num_rows >= 4 * FEW:
             values = head.column(column.id).drop_null()
-            if len(values) and values[0] != values[-1] and pc.all(pc.greater_equal(values.slice(1), values.slice(0, len(values) - 1))).as_py():
+            if (
+                len(values)
+                and values[0] != values[-1]
+                and pc.all(pc.greater_equal(values.slice(1), values.slice(0, len(values) - 1))).as_py()
+            ):
                 clocks.add(column.place)
     clock = next((column for column in columns if column.name == roles.time and column.family in ("time", "number")), None)
     others = [column for column in columns if column.place not in clocks and column.family in ("time", "number")]

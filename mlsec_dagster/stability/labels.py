@@ -7,6 +7,10 @@ window's labels are compared with it on the rows where it is most confident: the
 and Chuang, "Confident Learning", JAIR 70 (2021)). How often it does is compared with how often it did in earlier windows.
 """
 
+# scikit-learn's models bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +26,9 @@ from mlsec_dagster.stability.samples import Paired
 CONFIDENT: Final = 0.95
 FIT_ROWS: Final = 10_000
 MOST_CLASSES: Final = 20
+FEW: Final = 3
+"""Added to counts of disagreement, so that one of them where there are none as a rule is no event."""
+
 LEAST_CONFIDENT: Final = 50
 """Confident rows of a class below which nothing can be said of it."""
 
@@ -50,6 +57,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         seed: For the model.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     if min(len(paired.then), len(paired.now)) < LEAST_ROWS:
         return Disagreement(reason=f"a window has fewer than {LEAST_ROWS} rows")
@@ -64,12 +72,13 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     chosen = known[np.linspace(0, len(known) - 1, min(len(known), FIT_ROWS)).astype(int)]
     if len(np.unique(then[chosen])) < 2:
         return Disagreement(reason=f"the label {label!r} has one value only")
-    model: Any = HistGradientBoostingClassifier(
-        max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed
-    )
-    model.fit(before[chosen], then[chosen])
+    make: Any = HistGradientBoostingClassifier
+    model = make(max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed)
     judged = now >= 0
-    probabilities = model.predict_proba(window[judged])
+    # So little data is done sooner by one thread than by several that wait for each other, above all on a machine that has other work.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        model.fit(before[chosen], then[chosen])
+        probabilities = model.predict_proba(window[judged])
     best, labels = probabilities.argmax(1), now[judged]
     confident = probabilities.max(1) >= CONFIDENT
     channels: dict[Channel, float] = {}
@@ -79,7 +88,7 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
         count, differing = int(rows.sum()), int((labels[rows] != code).sum())
         name = called.get(int(code), "any other")
         if count >= LEAST_CONFIDENT:
-            channels[Channel("label", label, name)] = math.log((differing + 1) / (count + 1))
+            channels[Channel("label", label, name)] = math.log((differing + FEW) / (count + FEW))
             found[name] = (count, differing)
     if not channels:
         return Disagreement(

@@ -19,14 +19,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from mlsec_dagster.errors import ConfigurationError, UnverifiableError
 from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.stability.columns import Column, bucket, cell, columns_of, secret_number
-from mlsec_dagster.stability.profiles import BUCKETS, CATEGORIES, ColumnFrame, ColumnProfile, Frame, Profile, Roles
+from mlsec_dagster.stability.profiles import CATEGORIES, ColumnFrame, ColumnProfile, Frame, Profile, Roles
 from mlsec_dagster.stability.sampling import Sample, draw
-from mlsec_dagster.stability.scalars import Scalars, chunked, scalars_of
+from mlsec_dagster.stability.scalars import Scalars, chunked, narrow, scalars_of
 from mlsec_dagster.stability.sources import Window, opened
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ def measure(
     """
     if len(key) < 16:
         raise ConfigurationError(f"the key of a profile has {len(key)} bytes; expected 16 or more random ones")
-    with opened(source, limits) as window:
+    with opened(source, limits, {each.name: each.type for each in frame.columns}) as window:
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         known = _known(columns, frame)
         table = window.table if between is None else _slice(window, columns, roles, between)
-        found = scalars_of(window, table, asked, {place: each.edges[len(each.edges) // 2] for place, each in known.items() if each.edges})
+        centers = {place: each.edges[len(each.edges) // 2] for place, each in known.items() if each.edges}
+        found = scalars_of(window, table, asked, centers, {place for place, each in known.items() if each.kind == "category"})
         rows = _rows(window, table, found)
         counted = [column for column in asked if column.place in known and known[column.place].cells]
         counts, others = _counts(window, table, counted, known, found, key)
@@ -92,7 +93,7 @@ def measure(
         profile = Profile(
             rows=rows,
             columns=tuple(_profile(column, known.get(column.place), found, counts, others, sample) for column in columns),
-            patterns=_patterns(window, table, asked, frame, found, rows, sample.share, key),
+            patterns=_patterns(window, table, asked, frame, found, rows, sample.share),
             hashed=sample.hashed,
             duplicates=sample.duplicates,
             window=between or _span(clock, found),
@@ -164,35 +165,38 @@ def _counts(
     bins: dict[int, list[int]] = {}
     secret = secret_number(key, "bucket")
     for some in chunked([column for column in columns if found[column.place].filled], _QUERIES):
+        part = narrow(table, some)
         queries: list[Any] = []
         for column in some:
             each = known[column.place]
             if each.kind in ("number", "time", "text", "nested"):
-                number, bins[column.place] = cell(column, column.number(table), each.edges)
-                queries.append(_grouped(ibis, table, column.place, number))
+                number, bins[column.place] = cell(column, column.number(part), each.edges)
+                queries.append(_grouped(ibis, part, column.place, number))
             elif each.kind == "identifier":
-                value, kind = _plain(column, table)
-                queries.append(_grouped(ibis, table, column.place, bucket(window.engine, value, kind, secret)))
+                value, kind = _plain(column, part)
+                queries.append(_grouped(ibis, part, column.place, bucket(window.engine, value, kind, secret)))
             else:
                 others[column.place] = Counter()
-                queries.append(_named(ibis, window, table, column, each, found[column.place], secret))
-        for row in window.rows(ibis.union(*queries)):
-            if row["cell"] is None and row["value"] is None:
+                queries.append(_named(ibis, window, part, column, each, found[column.place], secret))
+        for row in window.rows(cast("Any", ibis).union(*queries)):
+            found_row: dict[str, Any] = row
+            place, number, value, rows = found_row["place"], found_row["cell"], found_row["value"], found_row["rows"]
+            if (number, value) == (None, None):
                 continue  # null, which was counted already
-            place, cells = row["place"], counts[row["place"]]
+            cells = counts[place]
             if place in bins:
-                cells[bins[place][row["cell"]]] += row["rows"]
+                cells[bins[place][number]] += rows
             elif place not in others:
-                cells[row["cell"]] += row["rows"]
+                cells[number] += rows
             else:
                 listed = known[place].categories
-                position = _position(listed, row["value"])
-                if position is None:
-                    cells[len(listed) + row["cell"]] += row["rows"]
-                    if row["value"] is not None:
-                        others[place][row["value"]] += row["rows"]
-                else:
-                    cells[position] += row["rows"]
+                position = _position(listed, value)
+                if position is not None:
+                    cells[position] += rows
+                    continue
+                cells[len(listed) + number] += rows
+                if value is not None:
+                    others[place][value] += rows
     for column in columns:
         if column.place in bins:
             # Null and NaN were counted as larger than every edge.
@@ -292,11 +296,11 @@ def _profile(
         deviation=scalars.deviation,
         counts=tuple(counts.get(column.place, ())),
         unlisted=tuple((text[:_LONGEST], number) for text, number in unlisted),
-        characters=_characters(sample.rows.column(column.id)) if column.family == "text" else (),
+        characters=characters(sample.rows.column(column.id)) if column.family == "text" else (),
     )
 
 
-def _characters(texts: "pa.ChunkedArray[Any]") -> tuple[float, ...]:
+def characters(texts: "pa.ChunkedArray[Any]") -> tuple[float, ...]:
     """Shares of letters, digits, white space and everything else among the characters of the sample, in that order."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -312,7 +316,7 @@ def _characters(texts: "pa.ChunkedArray[Any]") -> tuple[float, ...]:
 
 
 def _patterns(
-    window: Window, table: Any, columns: Sequence[Column], frame: Frame, found: Mapping[int, Scalars], rows: int, share: float, key: bytes
+    window: Window, table: Any, columns: Sequence[Column], frame: Frame, found: Mapping[int, Scalars], rows: int, share: float
 ) -> dict[str, int]:
     """Counts which columns are null together; the commonest combinations only.
 
@@ -322,6 +326,7 @@ def _patterns(
 
     if not rows:
         return {}
+    zero, random = ibis.literal(0, "int64"), ibis.random()
     places = {column.name: column for column in reversed(columns)}
     order = [places.get(each.name) for each in frame.columns]
     ignored_or_gone = "".join("0" if column is None else "1" if not found[column.place].filled else "0" for column in order)
@@ -335,14 +340,14 @@ def _patterns(
     words: dict[str, Any] = {}
     for number, part in enumerate(chunked(some, 60)):
         words[f"w{number}"] = sum(
-            (table[column.id].isnull().cast("int64") * (1 << bit) for bit, (_, column) in enumerate(part)), ibis.literal(0, "int64")
+            (table[column.id].isnull().cast("int64") * (1 << bit) for bit, (_, column) in enumerate(part)), cast("Any", zero)
         )
     packed = table.select(**words)
     scale = 1.0
     if len(some) > 16 and rows > _PATTERNS:
         several = ibis.literal("-").join([packed[name].cast("string") for name in words]).approx_nunique()
         if window.rows(packed.aggregate(several=several))[0]["several"] > _PATTERNS:
-            packed, scale = packed.filter(ibis.random() < share), share
+            packed, scale = packed.filter(cast("Any", random) < share), share
     counted = packed.group_by(list(words)).aggregate(rows=ibis._.count())
     counted = counted.order_by([ibis.desc("rows"), *words]).limit(CATEGORIES)
     patterns: dict[str, int] = {}

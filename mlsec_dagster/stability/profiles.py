@@ -19,8 +19,8 @@ Kind = Literal["number", "category", "boolean", "time", "text", "nested", "ident
 
 `number`, `time`: counted in bins between `edges`. `category`, `boolean`: counted by value. `text`: free text, counted by length.
 `nested`: lists, maps and structs, counted by length. `identifier`: nearly every row has a value of its own, or values come and go
-(tail numbers); counted in keyed hash buckets, so that only its nulls, its distinctness and its spread are compared. `constant`: one value
-so far. `other`: a type that can only be counted.
+(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type of which
+only nulls can be counted.
 """
 
 Role = Literal["label", "time", "ignore", "sensitive", "partition"]
@@ -62,8 +62,6 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Length of `ColumnProfile.counts`."""
         if self.kind in ("category", "boolean", "constant"):
             return len(self.categories) + BUCKETS
-        if self.kind == "identifier":
-            return BUCKETS
         return len(self.edges) + 1 if self.edges else 0
 
 
@@ -94,10 +92,12 @@ class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nans: Rows that are NaN, which is no null.
         infinities: Rows that are plus or minus infinity.
         distinct: Different values, approximately (HyperLogLog).
-        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of texts and nested values.
+        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of texts and nested values
+            (not of categories).
         counts: Rows per cell of the frame, see `ColumnFrame`; without null and NaN. For categories: those named, then the hash buckets.
         unlisted: The commonest values that the frame does not name, with their rows; empty for identifiers and texts.
-        characters: Shares of letters, digits, white space and everything else among the characters of a text column.
+        characters: Shares of letters, digits, white space and everything else among the characters of a text column, as far as they are
+            in the sample.
     """
 
     name: str
@@ -153,7 +153,8 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         profile: What was counted.
         values: Category column -> the values that it had.
-        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`.
+        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`. What was
+            beyond the threshold of an alarm stands at the threshold (`decision.winsorised`).
         alarmed: Whether it alarmed.
         statistic: The largest studentised value, and the threshold that it was held against; None while learning.
     """

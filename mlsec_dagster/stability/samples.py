@@ -1,12 +1,12 @@
 """The samples of several windows as numbers, in one coding.
 
-    paired = pair(eight_before, now, frame)
-    paired.numbers, paired.then.numbers, paired.now.numbers          # names, (rows x numbers), (rows x numbers)
-    paired.categories, paired.then.codes, paired.now.codes           # names, (rows x categories), -1 for null
+paired = pair(eight_before, now, frame)
+paired.numbers, paired.then.numbers, paired.now.numbers          # names, (rows x numbers), (rows x numbers)
+paired.categories, paired.then.codes, paired.now.codes           # names, (rows x categories), -1 for null
 """
 
-# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
-# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyarrow's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Collection, Sequence
@@ -186,15 +186,22 @@ def _numbers(piece: "pa.ChunkedArray[Any]", column: ColumnFrame) -> NDArray[np.f
     import pyarrow.compute as pc
 
     values = piece
-    if column.kind == "text":
+    if pa.types.is_string(piece.type) or pa.types.is_large_string(piece.type):
+        if column.kind != "text":
+            return np.full(len(piece), np.nan)
         values = pc.utf8_length(values.cast(pa.large_string()))
-    elif column.kind == "nested":
-        values = pc.list_value_length(values) if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else pa.nulls(len(values))
-    elif column.kind == "time":
-        values = _seconds(values)
-    flat = np.asarray(values.cast(pa.float64()).to_numpy(), float).copy()
+    flat = numbers_of(values).copy()
     flat[~np.isfinite(flat)] = np.nan
     return flat
+
+
+def numbers_of(values: "pa.ChunkedArray[Any]") -> NDArray[np.float64]:
+    """A column of numbers or times as numbers (seconds since the epoch), NaN for null."""
+    import pyarrow as pa
+
+    if pa.types.is_temporal(values.type):
+        values = _seconds(values)
+    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(), float)
 
 
 def _seconds(values: Any) -> Any:

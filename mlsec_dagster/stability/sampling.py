@@ -78,7 +78,11 @@ def draw(window: Window, table: Any, keyed: Sequence[Column], kept: Sequence[Col
         chosen = chosen.filter(chosen.hash < ibis.literal(lowest + int(share * 2**64), hashed.type()))
     limit = lowest + int(share_kept * 2**64) if share_kept < 1 else None
     chosen = chosen.select(
-        chosen.hash, **{column.id: _shown(chosen, column, None if limit is None else chosen.hash < ibis.literal(limit, hashed.type())) for column in kept}
+        chosen.hash,
+        **{
+            column.id: _shown(chosen, column, None if limit is None else chosen.hash < ibis.literal(limit, hashed.type()))
+            for column in kept
+        },
     )
     hashes: list[Any] = []
     parts: list[pa.Table] = []

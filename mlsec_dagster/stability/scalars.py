@@ -5,7 +5,7 @@
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -54,7 +54,14 @@ def chunked(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def scalars_of(window: Window, table: Any, columns: Sequence[Column], centers: Mapping[int, float]) -> dict[int, Scalars]:
+def narrow(table: Any, columns: Sequence[Column]) -> Any:
+    """Leaves other columns out: a query of Ibis costs time for each column of its table, whether it is asked for or not."""
+    return table.select([column.id for column in columns]) if len(table.columns) > 2 * _COLUMNS else table
+
+
+def scalars_of(
+    window: Window, table: Any, columns: Sequence[Column], centers: Mapping[int, float], named: Collection[int] = ()
+) -> dict[int, Scalars]:
     """Computes the figures of all columns in one pass (of `_COLUMNS` columns each).
 
     Moments are sums of differences from a center, and of their squares: twice as fast as the engines' own, and as exact while the
@@ -66,14 +73,16 @@ def scalars_of(window: Window, table: Any, columns: Sequence[Column], centers: M
         table: Its table, or a slice of it.
         columns: Which ones.
         centers: Something in the middle of each column, by place.
+        named: Places of columns that are counted by value: of their texts only the longest is looked for, not how long they are.
     """
     found: dict[int, Scalars] = {}
     again: list[Column] = []
     for some in chunked(columns, _COLUMNS):
-        figures: dict[str, Any] = {"rows": table.count()}
+        part = narrow(table, some)
+        figures: dict[str, Any] = {"rows": part.count()}
         for column in some:
-            figures.update(_asked(table, column, centers.get(column.place, 0.0)))
-        (row,) = window.rows(table.aggregate(**figures))
+            figures.update(_asked(part, column, centers.get(column.place, 0.0), column.place in named))
+        (row,) = window.rows(part.aggregate(**figures))
         for column in some:
             scalars, sure = _read(row, column, centers.get(column.place, 0.0))
             found[column.place] = scalars
@@ -90,16 +99,23 @@ def _measured(column: Column) -> bool:
     return column.family in ("number", "time", "text", "binary", "nested")
 
 
-def _asked(table: Any, column: Column, center: float) -> dict[str, Any]:
+def _asked(table: Any, column: Column, center: float, named: bool) -> dict[str, Any]:
     value, name = table[column.id], column.id
     asked: dict[str, Any] = {f"{name}_filled": value.count()}
     if column.family != "other":
         counted = value if column.family not in ("nested", "binary") else column.number(table)
         asked[f"{name}_distinct"] = counted.approx_nunique()
-    if _measured(column):
+    if named and column.family == "text":
+        asked[f"{name}_longest"] = column.number(table).max()
+    elif _measured(column):
         number = column.number(table)
         away = number - center if center else number
-        asked |= {f"{name}_min": number.min(), f"{name}_max": number.max(), f"{name}_sum": away.sum(), f"{name}_squares": (away * away).sum()}
+        asked |= {
+            f"{name}_min": number.min(),
+            f"{name}_max": number.max(),
+            f"{name}_sum": away.sum(),
+            f"{name}_squares": (away * away).sum(),
+        }
     return asked
 
 
@@ -107,6 +123,8 @@ def _read(row: dict[str, Any], column: Column, center: float) -> tuple[Scalars, 
     name = column.id
     filled = int(row[f"{name}_filled"])
     scalars = Scalars(int(row["rows"]), filled, distinct=min(int(row.get(f"{name}_distinct") or 0), filled))
+    if f"{name}_longest" in row:
+        return replace(scalars, longest=int(row[f"{name}_longest"] or 0)), True
     if not _measured(column) or not filled:
         return scalars, True
     low, high, total, squares = (row[f"{name}_{what}"] for what in ("min", "max", "sum", "squares"))
@@ -144,9 +162,7 @@ def _carefully(window: Window, table: Any, columns: Sequence[Column], first: Map
         value = finite[column.id]
         asked |= {f"{column.id}_count": value.count(), f"{column.id}_min": value.min(), f"{column.id}_max": value.max()}
     (range_,) = window.rows(finite.aggregate(**asked))
-    scales = {
-        column.id: max(abs(range_[f"{column.id}_min"] or 0.0), abs(range_[f"{column.id}_max"] or 0.0)) or 1.0 for column in columns
-    }
+    scales = {column.id: max(abs(range_[f"{column.id}_min"] or 0.0), abs(range_[f"{column.id}_max"] or 0.0)) or 1.0 for column in columns}
     (means,) = window.rows(finite.aggregate(**{column.id: (finite[column.id] / scales[column.id]).mean() for column in columns}))
     spread = {
         column.id: (lambda away: (away * away).mean())(finite[column.id] / scales[column.id] - float(means[column.id] or 0.0))

@@ -11,18 +11,18 @@ more than a little, put down once as Parquet in a private folder, because a wind
 
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mlsec_dagster.errors import MissingExtraError, MlsecError, UnverifiableError
+from mlsec_dagster.errors import LimitExceededError, MissingExtraError, MlsecError, UnverifiableError
 from mlsec_dagster.integrity import containers, readers
 from mlsec_dagster.integrity.canonical import plain
 from mlsec_dagster.integrity.files import open_unchanging
 from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits, Meter
-from mlsec_dagster.integrity.logical import canonical_type, type_text
+from mlsec_dagster.integrity.logical import canonical_type, item_type, parse_type, type_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,13 +79,15 @@ def _failed(engine: str, name: str, error: Exception) -> str:
 
 
 @contextmanager
-def opened(source: Any, limits: Limits = DEFAULT_LIMITS) -> Generator[Window, None, None]:
+def opened(source: Any, limits: Limits = DEFAULT_LIMITS, types: Mapping[str, str] | None = None) -> Generator[Window, None, None]:
     """Opens a window for several queries.
 
     Args:
         source: A path (Parquet, CSV, Feather, or a directory of such parts), a table in memory as `integrity.readers.reading` takes it
             (what can be read only once is read once), a DuckDB relation, or an Ibis table.
         limits: Bounds for files, checked on their metadata before anything is decoded.
+        types: By name, the type of each column as text, for CSV, which has none. They are guessed from its beginning otherwise. If the file
+            does not hold them, all of its columns are texts.
 
     Raises:
         UnverifiableError: It is no table, is damaged, or changed while it was read.
@@ -100,7 +102,7 @@ def opened(source: Any, limits: Limits = DEFAULT_LIMITS) -> Generator[Window, No
         yield _of_ibis(ibis, source)
     elif isinstance(source, str | os.PathLike):
         with ExitStack() as stack:
-            yield _of_path(ibis, stack, os.fspath(cast("os.PathLike[str]", source)), limits)
+            yield _of_path(ibis, stack, os.fspath(cast("os.PathLike[str]", source)), limits, types)
     elif readers.is_table(source) and not _is_relation(source):
         with ExitStack() as stack:
             yield _of_arrow(ibis, stack, source, limits)
@@ -166,12 +168,15 @@ def _of_relation(ibis: Any, relation: Any) -> Window:
     return Window("the DuckDB relation", names, types, _by_position(ibis.table(schema, name="mlsec_rows")), "duckdb", stream)
 
 
-def _of_path(ibis: Any, stack: ExitStack, path: str, limits: Limits) -> Window:
+def _of_path(ibis: Any, stack: ExitStack, path: str, limits: Limits, types_of: Mapping[str, str] | None) -> Window:
     import pyarrow.parquet as pq
 
     directory = Path(path).is_dir() and not Path(path).is_symlink()
     parts = containers.table_parts(path) if directory else [Path(path)]
-    if any(containers.table_format(part) != "parquet" for part in parts):
+    formats = {containers.table_format(part) for part in parts}
+    if formats == {"csv"}:
+        return _of_csv(ibis, stack, path, parts[0], limits, types_of)
+    if formats != {"parquet"}:
         return _of_arrow(ibis, stack, path, limits)
     # Opening checks what each part announces against the limits, and that it is the same file when all has been read.
     with readers.reading(path, limits, _as_found) as source:
@@ -217,7 +222,38 @@ def _as_found(names: Sequence[str]) -> "list[pa.DataType | None]":
     return [None] * len(names)
 
 
-def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits) -> Window:
+def _of_csv(ibis: Any, stack: ExitStack, path: str, first: Path, limits: Limits, types: Mapping[str, str] | None) -> Window:
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    if types is None:
+        parse = pacsv.ParseOptions(delimiter="\t" if first.suffix.lower() == ".tsv" else ",")
+        try:
+            with pacsv.open_csv(first, parse_options=parse) as guess:
+                types = {field.name: _text(field.type) for field in guess.schema if not pa.types.is_null(field.type)}
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            types = {}  # read below, where its damage is put into a sentence
+    kinds = {name: _parsed(text) for name, text in types.items()}
+
+    def wanted(names: Sequence[str]) -> "list[pa.DataType | None]":
+        return [kinds.get(name) for name in names]
+
+    try:
+        return _of_arrow(ibis, stack, path, limits, wanted)
+    except LimitExceededError:
+        raise
+    except MlsecError:
+        return _of_arrow(ibis, stack, path, limits)
+
+
+def _parsed(text: str) -> "pa.DataType | None":
+    try:
+        return parse_type(text)
+    except UnverifiableError:
+        return None
+
+
+def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits, wanted: "readers.Wanted" = _as_found) -> Window:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,8 +261,9 @@ def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits) -> Windo
     connection = _connection(stack, folder)
     backend = ibis.duckdb.from_connection(connection)
     kept: list[pa.RecordBatch] = []
+    first: pa.Table | None = None
     size, writer, spool = 0, None, folder / "window.parquet"
-    with readers.reading(source, limits, _as_found) as opening:
+    with readers.reading(source, limits, wanted) as opening:
         name, names, types = opening.name, tuple(opening.names), tuple(_text(kind) for kind in opening.types)
         if not names:
             raise UnverifiableError(f"{name} has no columns; there is nothing to measure")
@@ -234,7 +271,7 @@ def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits) -> Windo
         for arrays, rows in opening.batches:
             columns = [_converted(array, field.type) for array, field in zip(arrays, schema, strict=True)]
             batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-            opening.meter.add(rows, 0 if isinstance(source, str | os.PathLike) else 0)
+            opening.meter.add(rows, sum(array.nbytes for array in arrays))
             size += batch.nbytes
             if writer is None:
                 kept.append(batch)
@@ -253,7 +290,7 @@ def _of_arrow(ibis: Any, stack: ExitStack, source: Any, limits: Limits) -> Windo
         first = pa.Table.from_batches(kept, schema)
         connection.register("mlsec_window", first)
         table = backend.table("mlsec_window")
-    return Window(name, names, types, table, "duckdb", _streamer(ibis, connection), lambda: first.slice(0, _HEAD_ROWS))
+    return Window(name, names, types, table, "duckdb", _streamer(ibis, connection), lambda: cast("Any", first).slice(0, _HEAD_ROWS))
 
 
 def _known(kind: "pa.DataType") -> "pa.DataType":
@@ -272,7 +309,10 @@ def _known(kind: "pa.DataType") -> "pa.DataType":
     if t.is_decimal256(found):
         return pa.float64()
     if t.is_nested(found):
-        return pa.int64()  # counted by length
+        # What DuckDB does not know within it, it cannot be handed; then only its length is.
+        inner = list(found) if t.is_struct(found) else [pa.field("item", item_type(found))]
+        # Nor a map, whose keys it wants to differ.
+        return found if inner and not t.is_map(found) and all(_known(field.type).equals(field.type) for field in inner) else pa.int64()
     if t.is_null(found):
         return pa.bool_()
     return pa.binary() if t.is_fixed_size_binary(found) else found
@@ -287,7 +327,7 @@ def _converted(values: "pa.Array[Any]", wanted: "pa.DataType") -> "pa.Array[Any]
         return values
     try:
         dense = plain(values, "")
-        if t.is_nested(dense.type):
+        if t.is_nested(dense.type) and t.is_integer(wanted):
             return lengths(dense)
         return dense.cast(wanted)
     except (pa.ArrowException, MlsecError):

@@ -1,8 +1,12 @@
 """One window of a dataset, seen against the windows before it.
 
-    observed = observe(profile, sample, frame=frame, reference=pooled, earlier=windows_before, samples=eight_samples, roles=roles)
-    observed.channels            # Channel -> value; `decision.judge` holds them against those of earlier windows
+observed = observe(profile, sample, frame=frame, reference=pooled, earlier=windows_before, samples=eight_samples, roles=roles)
+observed.channels            # Channel -> value; `decision.judge` holds them against those of earlier windows
 """
+
+# pyarrow's tables bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

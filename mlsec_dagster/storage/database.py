@@ -29,8 +29,11 @@ WAIT_SECONDS: Final = 60
 
 _LOCK: Final = 0x6D6C736563  # "mlsec": the advisory lock of all writers of one PostgreSQL database.
 
-_inherited: list[Engine] = []
-"""Engines of a parent process. Kept for ever: collecting one would close the parent's connections from the child."""
+INTEGRITY_ERRORS: Final = (IntegrityError, sqlite3.IntegrityError)
+"""What an insertion raises when its place is taken: by way of SQLAlchemy, or by SQLite's driver itself (see `sqlite_driver`)."""
+
+_inherited: list[object] = []
+"""Engines and connections of a parent process. Kept for ever: collecting one would close the parent's connections from the child."""
 
 
 class Database:
@@ -59,6 +62,7 @@ class Database:
             raise ConfigurationError("A SQLite store in memory would be lost with the process; name a file: sqlite:////path/ledger.db.")
         self.read_only = read_only
         self.write_lock = threading.RLock()
+        self._writer: Connection | None = None
         self._process = os.getpid()
         if self.kind == "sqlite":
             file = Path(self._url.database or "")
@@ -86,7 +90,8 @@ class Database:
     def engine(self) -> Engine:
         """The engine of this process; a forked child gets one of its own."""
         if self._process != os.getpid():
-            _inherited.append(self._engine)
+            _inherited.extend((self._engine, self._writer))
+            self._writer = None
             self._engine.dispose(close=False)
             self.write_lock = threading.RLock()
             self._engine = self._connect()
@@ -116,21 +121,64 @@ class Database:
         if self.read_only:
             raise StoreError(f"The store {self.name} was opened for reading only.")
         engine = self.engine
-        with self._translated(), self.write_lock, engine.connect() as connection:
-            connection = connection.execution_options(mlsec_write=True)
-            with connection.begin():
-                if self.kind == "postgresql":
+        with self._translated(), self.write_lock:
+            if self.kind == "sqlite":
+                connection = self._kept_writer(engine)
+                driver = sqlite_driver(connection)
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    connection.commit()  # For SQLAlchemy, if it was used, ...
+                    driver.commit()  # ... and for SQLite, if it was not.
+                except BaseException:
+                    self._forget_writer()  # Which rolls back. The next transaction finds nothing of this one on its connection.
+                    raise
+            else:
+                with engine.connect() as connection, connection.begin():
                     connection.execute(
                         text("SELECT set_config('lock_timeout', :wait, true), set_config('synchronous_commit', 'on', true)"),
                         {"wait": f"{WAIT_SECONDS}s"},
                     )
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                yield connection
+                    yield connection
+
+    def overwrite_log(self) -> bool:
+        """Have SQLite move its write-ahead log to its place and empty it, so that what was deleted is nowhere any more.
+
+        Returns:
+            Whether it could: somebody who reads meanwhile holds the log, and the next to write empties it.
+        """
+        if self.kind != "sqlite" or self.read_only:
+            return True
+        engine = self.engine
+        with self._translated(), self.write_lock:
+            busy, *_ = sqlite_driver(self._kept_writer(engine)).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
 
     def close(self) -> None:
         """Close the connections of this process. The next use opens them again."""
         if self._process == os.getpid():
             self._engine.dispose()
+
+    def _kept_writer(self, engine: Engine) -> Connection:
+        """The connection of all SQLite writes; only whoever holds `write_lock` may use it.
+
+        Taking one out of the pool and giving it back costs as much as signing an entry, and SQLAlchemy's own begin and commit half of
+        that: hence both are said to the driver. Between transactions it holds no lock.
+        """
+        if self._writer is None:
+            self._writer = engine.connect()
+        return self._writer
+
+    def _forget_writer(self, *_: object) -> None:
+        """Close the kept connection, unless another thread is writing with it: then it goes when that thread is done."""
+        writer, self._writer = self._writer, None
+        if writer is not None and self.write_lock.acquire(blocking=False):
+            try:
+                writer.invalidate()  # Really closed: a pool that was disposed of would keep it.
+                writer.close()
+            finally:
+                self.write_lock.release()
 
     def _connect(self) -> Engine:
         arguments: dict[str, Any] = {"timeout": WAIT_SECONDS, "check_same_thread": False} if self.kind == "sqlite" else {}
@@ -143,6 +191,7 @@ class Database:
         if self.kind == "sqlite":
             event.listen(engine, "connect", self._prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
+            event.listen(engine, "engine_disposed", self._forget_writer)
         return engine
 
     def _prepare_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
@@ -191,6 +240,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with self.write() as connection:
+            if not connection.in_transaction():
+                connection.begin()  # Alembic commits what it finds no transaction around.
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -198,12 +249,12 @@ class Database:
     def _translated(self) -> Generator[None]:
         try:
             yield
-        except IntegrityError:
+        except INTEGRITY_ERRORS:
             raise
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(self._sentence(error)) from None  # The original may carry the URL.
 
-    def _sentence(self, error: SQLAlchemyError) -> str:
+    def _sentence(self, error: SQLAlchemyError | sqlite3.Error) -> str:
         reason = " ".join(self._without_secrets(str(getattr(error, "orig", None) or error)).split())
         lowered = reason.lower()
         if "full" in lowered or "no space left" in lowered or "disk i/o" in lowered:
@@ -231,5 +282,16 @@ class Database:
         return message
 
 
+def sqlite_driver(connection: Connection) -> sqlite3.Connection:
+    """The connection of SQLite's own driver: for the few commands of every append, where SQLAlchemy's wrapping is most of the time.
+
+    What it raises is `sqlite3.Error`, which `Database.read` and `Database.write` translate like SQLAlchemy's errors.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    return driver
+
+
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("mlsec_write") else "BEGIN")
+    driver = sqlite_driver(connection)
+    if not driver.in_transaction:  # `Database.write` has begun already.
+        driver.execute("BEGIN")

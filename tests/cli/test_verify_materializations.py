@@ -1,5 +1,6 @@
 """`mlsec verify` holds what Dagster materialized against the ledger: taking the guard or its check off does not go unnoticed."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import dagster as dg
 import pytest
 
 from mlsec_dagster import reconciliation
+from mlsec_dagster.integrity.verification import Problem
 from tests.cli import shop
 from tests.cli.ledgers import document, mlsec
 
@@ -162,6 +164,68 @@ def test_a_long_history_is_read_in_pages_and_counted_whole(run: Run, instance: d
     assert found["count"] == 27
     assert found["counts"] == {"unsealed": 25}
     assert len(found["gaps"]) == 10
+
+
+def test_every_entry_is_authenticated_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlsec_dagster.integrity import entries, knowledge, walk
+
+    run("publish")
+    run("daily", "monday")
+    examined: list[int] = []
+
+    def examine(row: Any, *arguments: Any) -> Any:
+        examined.append(row.position)
+        return entries.examine(row, *arguments)
+
+    monkeypatch.setattr(walk, "examine", examine)
+    monkeypatch.setattr(knowledge, "examine", examine)
+    result = document(mlsec("verify", "--json"))
+    assert result["materializations"]["count"] == 3
+    assert examined == list(range(result["ledger"]["entries"]))
+
+
+def test_what_is_sealed_after_the_verification_is_compared_all_the_same(run: Run, instance: dg.DagsterInstance) -> None:
+    from mlsec_dagster.integrity.verification import verify_ledger
+    from mlsec_dagster.resources import open_store
+
+    run("publish")
+    ledger = open_store(instance)
+    with reconciliation.Verified() as verified:
+        assert verified.complete(verify_ledger(ledger, each=verified.add))
+        run("publish")
+        run("daily", "monday")
+        run("daily", "tuesday", guarded=False)
+        found = reconciliation.reconcile(ledger, instance, verified=verified)
+    alone = reconciliation.reconcile(ledger, instance)
+    assert found == alone
+    assert [(gap.kind, gap.asset, gap.partition) for gap in found.gaps] == [("unsealed", "sales", "tuesday")]
+
+
+def test_a_ledger_that_was_exchanged_after_its_verification_is_not_compared(run: Run, instance: dg.DagsterInstance) -> None:
+    from mlsec_dagster.errors import LedgerError
+    from mlsec_dagster.integrity.verification import verify_ledger
+    from mlsec_dagster.resources import open_store
+
+    run("publish")
+    ledger = open_store(instance)
+    with reconciliation.Verified() as verified:
+        verification = verify_ledger(ledger, each=verified.add)
+        assert verified.complete(dataclasses.replace(verification, root=bytes(32)))
+        with pytest.raises(LedgerError, match="forked"):
+            reconciliation.reconcile(ledger, instance, verified=verified)
+
+
+def test_what_a_verification_did_not_find_intact_counts_for_nothing(run: Run, instance: dg.DagsterInstance) -> None:
+    from mlsec_dagster.integrity.verification import verify_ledger
+    from mlsec_dagster.resources import open_store
+
+    run("publish")
+    ledger = open_store(instance)
+    with reconciliation.Verified() as verified:
+        verification = verify_ledger(ledger, each=verified.add)
+        assert not verified.complete(dataclasses.replace(verification, checked=verification.checked - 1))
+        problem = Problem(0, "altered", "Entry 0 was altered.")
+        assert not verified.complete(dataclasses.replace(verification, problems=(problem,)))
 
 
 def test_a_tampered_ledger_and_an_unsealed_materialization_are_both_told(run: Run, instance: dg.DagsterInstance) -> None:

@@ -85,9 +85,20 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_at_commit(ledger: Ledger) -> None:
+    """The next commit is never made. On SQLite the ledger says it to the driver, which SQLAlchemy's own event does not see."""
+    from sqlalchemy import event
+
+    engine = ledger.database.engine
+    if engine.dialect.name != "sqlite":
+        event.listen(engine, "commit", die)
+        return
+    ledger.close()
+    event.listen(engine, "connect", lambda driver, _: driver.set_trace_callback(lambda command: command == "COMMIT" and die()))
+
+
 def killed(base: Path, url: str | None, point: str) -> None:
     """One run that is killed at one point."""
-    from sqlalchemy import event
 
     class Killed(ParquetIOManager):
         def dump_to_path(self, context: dg.OutputContext, obj: pd.DataFrame, path: Any) -> None:
@@ -104,7 +115,7 @@ def killed(base: Path, url: str | None, point: str) -> None:
         if point == "before its seal":
             die()
         if (point, len(appended)) in (("in the transaction of its seal", 1), ("in the transaction of its check", 2)):
-            event.listen(self.database.engine, "commit", die)
+            die_at_commit(self)
         receipt = append(self, *arguments, **named)
         if point == "after its seal":
             die()

@@ -58,11 +58,11 @@ def test_a_writer_killed_between_its_rows_and_its_checkpoint_leaves_no_trace(led
     if pid == 0:
         engine = ledger.database.engine
 
-        def die(*call: object) -> None:
-            if "INTO mlsec_checkpoints" in str(call[2]):
+        def die(command: str) -> None:
+            if "INTO mlsec_checkpoints" in command:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        event.listen(engine, "before_cursor_execute", die)
+        event.listen(engine, "connect", lambda connection, _: connection.set_trace_callback(die))
         ledger.append([write(run_id=f"lost-{i}") for i in range(600)])
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -142,6 +142,28 @@ def test_a_database_that_goes_away_is_said_and_comes_back(opened, postgres_serve
 
     with pytest.raises(StoreError, match="cannot be used"):
         lose_it_meanwhile()
+    ledger.append([write(run_id="3")])
+    assert verify_ledger(ledger).size == 3
+
+
+def test_an_error_in_a_transaction_costs_no_later_one(ledger: Ledger, file):
+    """Writers keep their connection; what went wrong on it must not stay with it."""
+    ledger.append([write(run_id="1")])
+
+    def fail() -> None:
+        with ledger.database.write() as connection:
+            connection.exec_driver_sql("INSERT INTO mlsec_notes VALUES ('x', 'y')")
+            connection.exec_driver_sql("SELECT * FROM there_is_no_such_table")
+
+    with pytest.raises(StoreError, match="no such table"):
+        fail()
+    ledger.append([write(run_id="2")])
+    with behind_its_back(file) as other:
+        assert other.execute("SELECT * FROM mlsec_notes").fetchall() == []
+        other.execute("BEGIN IMMEDIATE")  # Nothing is locked between transactions.
+        other.rollback()
+    ledger.close()
+    assert not file.with_name(file.name + "-wal").exists()  # SQLite removes it with the last connection.
     ledger.append([write(run_id="3")])
     assert verify_ledger(ledger).size == 3
 

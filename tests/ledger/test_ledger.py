@@ -170,6 +170,107 @@ def test_a_signature_that_fails_in_the_middle_of_a_batch_records_nothing(opened,
     assert verify_ledger(opened()).intact
 
 
+def test_only_a_key_that_allows_it_signs_in_other_threads(opened, ring: KeyRing):
+    """A session with a device or a service belongs to the thread that opened it."""
+
+    def threads_of(concurrent: bool) -> set[int]:
+        seen: set[int] = set()
+
+        def sign(data: bytes) -> bytes:
+            seen.add(threading.get_ident())
+            return ring.sealing.sign(data)
+
+        ledger: Ledger = opened(signer=KeyRing(replace(ring.sealing, sign=sign, concurrent=concurrent)))
+        ledger.append([write("a", str(number)) for number in range(600)])
+        return seen - {threading.get_ident()}
+
+    assert threads_of(concurrent=False) == set()
+    assert threads_of(concurrent=True) != set()
+    assert verify_ledger(opened()).intact
+
+
+def test_what_was_not_committed_is_nobodys_predecessor(opened, ring: KeyRing, thief: KeyRing, trust: Trust):
+    """The checkpoint's signature fails when the entries are in the transaction already."""
+    fails = [False]
+
+    def sign(data: bytes) -> bytes:
+        if fails[0]:
+            raise SigningKeyError("The service was away.")
+        return thief.sealing.sign(data)
+
+    both = Trust({ring.fingerprint: {"sealing"}, thief.fingerprint: {"checkpoints"}})
+    ledger: Ledger = opened(trust=both, signer=KeyRing(ring.sealing, checkpoints=replace(thief.sealing, sign=sign)))
+    ledger.append([write("a")])
+    fails[0] = True
+    with pytest.raises(SigningKeyError, match="away"):
+        ledger.append([write("a"), write("b"), write("b")])
+    fails[0] = False
+    assert [entry.previous for entry in ledger.append([write("a"), write("b")]).entries] == [0, None]
+    assert verify_ledger(ledger).intact
+
+
+def test_ledgers_that_append_by_turns_write_one_history(opened):
+    """Each finds a head that is not the one it committed last, and each knows other predecessors."""
+    ledgers: list[Ledger] = [opened(), opened(), opened()]
+    for turn in range(24):
+        receipt = ledgers[turn * turn % 3].append([write("a", str(turn % 2)), write("b")])
+        assert [entry.previous for entry in receipt.entries] == [2 * (turn - 2) if turn > 1 else None, 2 * turn - 1 if turn else None]
+    assert verify_ledger(opened()).intact
+    assert verify_ledger(opened()).size == 48
+
+
+def test_a_head_that_somebody_else_wrote_is_verified_before_it_is_built_upon(opened, ledger: Ledger, thief: KeyRing, file, monkeypatch):
+    from mlsec_dagster.integrity import knowledge
+    from mlsec_dagster.integrity.checkpoints import sign_checkpoint
+
+    verified: list[int] = []
+    original = knowledge.signed_by
+    monkeypatch.setattr(knowledge, "signed_by", lambda head, keys: verified.append(head.size) or original(head, keys))
+    ledger.append([write("a")])
+    ledger.append([write("a")])
+    assert verified == []  # It is byte for byte what this very process signed and committed.
+    opened().append([write("b")])
+    assert verified == [2]
+    ledger.append([write("a")])
+    assert verified == [2, 3]
+    head = ledger.checkpoint()
+    forged = sign_checkpoint(head.origin, head.size, head.root, thief.sealing)
+    with behind_its_back(file) as database:
+        database.execute("UPDATE mlsec_checkpoints SET note = ? WHERE size = ?", (forged.note, forged.size))
+    with pytest.raises(LedgerError, match="not signed by any trusted key"):
+        ledger.append([write("a")])
+
+
+def test_a_history_can_be_read_on_from_a_place(ledger: Ledger, file):
+    for run in range(4):
+        ledger.append([write("a", "1", str(run)), write("a", "2", str(run))])
+    assert [entry.index for entry in ledger.history("a", start=5)] == [5, 6, 7]
+    assert [entry.index for entry in ledger.history("a", "2", start=5)] == [5, 7]
+    assert list(ledger.history("a", start=8)) == []
+    with behind_its_back(file) as database:
+        database.execute("UPDATE mlsec_entries SET asset = 'x' WHERE position = 5")
+    with pytest.raises(LedgerError, match="Entry 5 about 'a' is missing"):
+        list(ledger.history("a", start=5))
+
+
+def test_a_ledger_continues_only_what_it_was(opened, ledger: Ledger, tmp_path):
+    ledger.append([write("a"), write("b")])
+    then = verify_ledger(ledger)
+    ledger.append([write("c")])
+    reader: Ledger = opened(signer=None)
+    reader.require_continuation(then.origin, then.size, then.root)
+    other: Ledger = opened(f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(LedgerError, match="is empty now"):
+        other.require_continuation(then.origin, then.size, then.root)
+    other.append([write("a"), write("b"), write("c")])
+    with pytest.raises(LedgerError, match="rolled back or replaced"):
+        other.require_continuation(then.origin, then.size, then.root)
+    with pytest.raises(LedgerError, match="rolled back or replaced"):
+        reader.require_continuation(then.origin, 4, then.root)
+    with pytest.raises(LedgerError, match="forked"):
+        reader.require_continuation(then.origin, then.size, bytes(32))
+
+
 def test_a_large_batch_keeps_its_order(opened, ledger: Ledger):
     batch = [write(f"asset-{number % 7}", str(number)) for number in range(1201)]
     assert [entry.statement for entry in ledger.append(batch).entries] == batch

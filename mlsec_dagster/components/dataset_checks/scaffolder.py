@@ -1,10 +1,11 @@
 """What `dg scaffold defs mlsec_dagster.DatasetChecksComponent <name>` writes."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 import dagster as dg
+
+from mlsec_dagster.components.scaffolding import materialized_assets
 
 NEXT_STEP = """
 The checks are in place. To have every read verified as well, load the project in definitions.py with
@@ -20,16 +21,8 @@ class DatasetChecksScaffolder(dg.Scaffolder[Any]):
 
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Write the component's file, and say what is left to do."""
-        datasets = _materialized_assets(request.project_root)
+        datasets = materialized_assets(request.project_root)
         dg.scaffold_component(request, {"datasets": datasets or ["name_of_an_asset"], "policy": "tracked"})
         if not datasets:
             click.echo("The project materializes no assets yet: put the keys of those to guard under `datasets`.")
         click.echo(NEXT_STEP)
-
-
-def _materialized_assets(project_root: Path | None) -> list[str]:
-    if project_root is None:
-        return []
-    assets = dg.load_from_defs_folder(path_within_project=project_root).assets or []
-    keys = [key for each in assets if isinstance(each, dg.AssetsDefinition) and each.is_executable for key in each.keys]
-    return sorted(key.to_user_string() for key in keys)

@@ -1,0 +1,1 @@
+"""`expectations` checks from a defs.yaml."""
