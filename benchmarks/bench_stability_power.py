@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -164,35 +164,21 @@ def attacked(table: Table, week: int, attacks: Sequence[Attack] = ATTACKS) -> It
 
 @contextmanager
 def _one_reference() -> Iterator[None]:
-    """While it lasts, what is learnt from the windows before is learnt once, although many windows are held against it.
-
-    It changes no figure: the functions that are spared give the same for the same samples. Where `assess` is built otherwise, nothing
-    is spared.
-    """
+    """While it lasts, what is learnt from the windows before is learnt once, although many windows are held against the same ones."""
     from mlsec_dagster.stability import assessment
 
-    names = [name for name in ("_pooled", "learn_frame", "measure") if hasattr(assessment, name)]
-    before = {name: getattr(assessment, name) for name in names}
-    pooled: list[Any] = []
-    known: dict[tuple[str, int], Any] = {}
+    learn, learnt = assessment.learn_reference, []
 
-    def once(name: str, first: Any, *arguments: Any, **options: Any) -> Any:
-        if name == "_pooled":
-            if not pooled:
-                pooled.append(before[name](first))
-            return pooled[0]
-        if not pooled or first is not pooled[0]:
-            return before[name](first, *arguments, **options)
-        return known[name, 0] if (name, 0) in known else known.setdefault((name, 0), before[name](first, *arguments, **options))
+    def once(samples: Any, **options: Any) -> Any:
+        if not learnt:
+            learnt.append(learn(samples, **options))
+        return learnt[0]
 
-    if len(names) == 3:
-        for name in names:
-            setattr(assessment, name, partial(once, name))
+    assessment.learn_reference = once
     try:
         yield
     finally:
-        for name in names:
-            setattr(assessment, name, before[name])
+        assessment.learn_reference = learn
 
 
 @contextmanager

@@ -135,17 +135,23 @@ def observed(name: str, windows: int, seed: int) -> tuple[list[Any], np.ndarray[
 
 
 def alarms(name: str, draws: int, seed: int) -> Counts:
-    """Alarms of one series: for each number of earlier windows and each nominal rate."""
-    from mlsec_dagster.stability.decision import judge
+    """Alarms of one series: for each number of earlier windows and each nominal rate.
+
+    As in `assess`, what a window leaves to later ones are its values as `decision.winsorised` has them.
+    """
+    from mlsec_dagster.stability.decision import LEAST_WINDOWS, judge, winsorised
 
     channels, values = observed(name, draws + max(EARLIER) + REFERENCE, seed)
     found: Counts = []
     for earlier in EARLIER:
-        # All of them are judged over the same windows.
-        ends = range(max(EARLIER), len(values))
         for nominal in NOMINAL:
-            hits = [judge(values[end - earlier : end + 1], channels=channels, false_alarms=nominal).alarm for end in ends]
-            found.append((earlier, nominal, hits))
+            kept, hits = values.copy(), list[bool]()
+            for end in range(LEAST_WINDOWS, len(values)):
+                judgement = judge(kept[max(end - earlier, 0) : end + 1], channels=channels, false_alarms=nominal)
+                kept[end] = winsorised(judgement, values[end], channels)
+                hits.append(judgement.alarm)
+            # All numbers of earlier windows are judged over the same windows.
+            found.append((earlier, nominal, hits[max(EARLIER) - LEAST_WINDOWS :]))
     return found
 
 
