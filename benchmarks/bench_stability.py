@@ -132,9 +132,16 @@ def _row(
 def _memory(size: str, peak: float) -> dict[str, Any]:
     demand = f"under {MOST_MEGABYTES:g} MB"
     return row(
-        "stability", size, ours=peak, peer_name="memory, the demand", peer=MOST_MEGABYTES, ratio=peak / MOST_MEGABYTES, demand=demand,
-        holds=peak < MOST_MEGABYTES, unit="MB",
-    )  # fmt: skip
+        "stability",
+        size,
+        ours=peak,
+        peer_name="memory, the demand",
+        peer=MOST_MEGABYTES,
+        ratio=peak / MOST_MEGABYTES,
+        demand=demand,
+        holds=peak < MOST_MEGABYTES,
+        unit="MB",
+    )
 
 
 def _linear(per_million: dict[str, float]) -> list[dict[str, Any]]:
@@ -150,7 +157,7 @@ def _linear(per_million: dict[str, float]) -> list[dict[str, Any]]:
             ratio=per_million[size] / per_million[first],
             demand="at most 1.25x",
             holds=per_million[size] <= 1.25 * per_million[first],
-        )  # fmt: skip
+        )
         for size in others
     ]
 

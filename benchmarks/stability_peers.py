@@ -13,7 +13,7 @@ from typing import Any
 
 _STARTED = time.perf_counter()
 if os.environ.get("PEER") == "evidently":
-    import evidently  # noqa: F401
+    import evidently
     import evidently.presets  # noqa: F401
 elif os.environ.get("PEER") == "nannyml":
     import nannyml  # noqa: F401
@@ -67,12 +67,13 @@ def with_expectations(before: str, now: str, told: str | None = None) -> None:
 
     The divergences' weights are taken from a small part of the window before.
     """
-    import great_expectations as gx
+    import great_expectations
     import numpy as np
     import pandas as pd
     import pyarrow.parquet as pq
 
     then = next(pq.ParquetFile(before).iter_batches(20_000)).to_pandas()
+    gx: Any = great_expectations
     start = time.perf_counter()
     window = pd.read_parquet(now)
     context: Any = gx.get_context(mode="ephemeral")

