@@ -10,7 +10,7 @@ neither a pass nor an alarm.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlsec_dagster.integrity.verdicts import Materialization
     from mlsec_dagster.stability.assessment import Assessment, History
     from mlsec_dagster.stability.baselines import Kept
+    from mlsec_dagster.stability.power import Change
     from mlsec_dagster.stability.profiles import Roles
     from mlsec_dagster.stability.slices import SliceAssessment
 
@@ -72,7 +73,8 @@ class StabilityCheckSettings:
             raise ConfigurationError(f"The column {self.label!r} cannot be the label and ignored at the same time: take it out of one.")
 
     def roles(self) -> Roles:
-        from mlsec_dagster.stability.profiles import Roles
+        from mlsec_dagster.stability.power import Change
+    from mlsec_dagster.stability.profiles import Roles
 
         return Roles(self.label, self.time, tuple(self.ignore), tuple(self.sensitive))
 
@@ -324,12 +326,17 @@ class _Look:
         found = evidence_of(assessed, history, self.roles, subject=subject)
         facts = {
             "verdict": assessed.outcome,
-            "would have been noticed": power(revealed(assessed)),
+            "would have been noticed": power(self._shown(revealed(assessed))),
             "to know": " ".join(self._notes(data, assessed)) or None,
             "ledger entry": f"{entry} (mlsec ledger show {entry})",
         }
         metadata = evaluation_metadata(assessed, found, facts=facts)
         return self._evaluation(partition, data.materialization, assessed.outcome in ("stable", "learning"), found.sentence, metadata)
+
+    def _shown(self, changes: Sequence[Change]) -> list[Change]:
+        """Without the classes of a label whose values must not be shown."""
+        hidden = self.roles.label is not None and self.roles.label in self.roles.sensitive
+        return [replace(change, column="") if hidden and change.what == "flipped labels" else change for change in changes]
 
     def _notes(self, data: VerifiedData, assessed: Assessment) -> Iterator[str]:
         yield from data.notes

@@ -175,7 +175,7 @@ def _sentence(assessed: Assessment, deviations: Sequence[_Deviation], scene: Sce
         if judgement is not None and judgement.alarm:
             besides = f" Besides, it does not look like {others}: {_told(deviations)}."
         return (
-            f"{subject} does not have the columns of the window before it: {clauses}.{besides} Find out what changed where it comes "
+            f"{subject} is not made like the window before it: {clauses}.{besides} Find out what changed where it comes "
             "from; if that was intended, the next windows are held against the new columns."
         )
     if judgement is None or assessed.outcome == "stable":

@@ -86,6 +86,8 @@ def schema_changes(profile: Profile, before: Profile) -> tuple[str, ...]:
     changes = [f"column {name!r} is gone" for name in then if name not in now]
     changes += [f"column {name!r} is new ({kind})" for name, kind in now.items() if name not in then]
     changes += [f"column {name!r} was {then[name]} and is {kind}" for name, kind in now.items() if then.get(name, kind) != kind]
+    if not profile.rows and before.rows:
+        changes.append(f"there are no rows (before: {before.rows:,})")
     return tuple(changes)
 
 

@@ -145,14 +145,15 @@ def test_the_multiprocess_executor_seals_checks_and_stops(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     ran = tmp_path / "features ran"
 
-    def run(job: Callable[[], dg.JobDefinition]) -> tuple[bool, list[bool], str]:
+    def run(job: Callable[[], dg.JobDefinition]) -> tuple[bool, dict[str, bool], str]:
         ran.unlink(missing_ok=True)
         with dg.execute_job(dg.reconstructable(job), instance=disk_instance) as result:
             failures = [event.event_specific_data.error for event in result.all_events if event.is_step_failure]
             messages = [line for error in failures for line in (error.message, error.cause.message if error.cause else "")]
-            return result.success, [e.passed for e in result.get_asset_check_evaluations()], "\n".join(messages)
+            evaluations = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+            return result.success, evaluations, "\n".join(messages)
 
-    assert run(everything_job)[:2] == (True, [True])
+    assert run(everything_job)[:2] == (True, {"dataset_hash": True, "distribution_stability": True})
     assert ran.exists()
 
     original = (tmp_path / "raw.parquet").read_bytes()

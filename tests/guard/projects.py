@@ -12,6 +12,7 @@ import pandas as pd
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.resources import open_store
+from mlsec_dagster.sealing import SUBJECT_STATEMENTS
 
 RAN: list[str] = []
 """Names of downstream assets whose body ran: what a security test asserts."""
@@ -115,8 +116,9 @@ class Project:
         return Result(self._execute(job.get_subset(asset_selection=set(), asset_check_selection={key}), tags))
 
     def entries(self) -> list[Any]:
+        """What the ledger says of the stored bytes of every asset."""
         ledger = open_store(self.instance)
-        return [entry for asset in ledger.assets() for entry in ledger.history(asset)]
+        return [entry for asset in ledger.assets() for entry in ledger.history(asset, types=SUBJECT_STATEMENTS)]
 
 
 def _assert_both_spoke_and_one_only_warned(result: Result) -> None:

@@ -15,7 +15,7 @@ import pytest
 from upath import UPath
 
 from tests.guard.projects import ParquetIOManager, flights
-from tests.guard.sameness import Run, Twins, at_home
+from tests.guard.sameness import CHECKS, Run, Twins, at_home
 
 LIFE: list[str] = []
 """What resources did, in order."""
@@ -311,6 +311,8 @@ def test_values_that_never_leave_memory(tmp_path: Path, home_template: Path) -> 
     guarded = Twins(tmp_path / "too", build, ["raw"], home_template).guarded
     with at_home(guarded.home):
         result = guarded.defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=guarded.instance, raise_on_error=False)
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert not evaluation.passed
-    assert "it is not known where raw is stored" in str(evaluation.description)
+    said = {each.check_name: (each.passed, str(each.description)) for each in result.get_asset_check_evaluations()}
+    assert set(said) == set(CHECKS)
+    for passed, description in said.values():
+        assert not passed
+        assert "it is not known where raw is stored" in description

@@ -140,7 +140,7 @@ def test_learning_is_neither_a_pass_nor_an_alarm() -> None:
 def test_changed_columns_come_first_and_other_deviations_after_them() -> None:
     found = assessed({Channel("volume"): 2.0}, outcome="schema", changes=["column 'x' is gone"])
     evidence = evidence_of(found, history(), Roles(), subject="flights")
-    assert evidence.sentence.startswith("flights does not have the columns of the window before it: column 'x' is gone. Find out")
+    assert evidence.sentence.startswith("flights is not made like the window before it: column 'x' is gone. Find out")
     assert [row.what for row in evidence.ranked] == ["column 'x' is gone", "number of rows"]
     assert evidence.ranked[0].out_of_line
 
