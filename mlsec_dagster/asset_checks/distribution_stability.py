@@ -73,8 +73,7 @@ class StabilityCheckSettings:
             raise ConfigurationError(f"The column {self.label!r} cannot be the label and ignored at the same time: take it out of one.")
 
     def roles(self) -> Roles:
-        from mlsec_dagster.stability.power import Change
-    from mlsec_dagster.stability.profiles import Roles
+        from mlsec_dagster.stability.profiles import Roles
 
         return Roles(self.label, self.time, tuple(self.ignore), tuple(self.sensitive))
 
