@@ -83,17 +83,6 @@ def test_a_small_spread_far_from_zero_is_not_lost() -> None:
     assert profile.columns[0].deviation == pytest.approx(values.std(), rel=1e-3)
 
 
-@pytest.mark.slow
-def test_two_thousand_columns() -> None:
-    random = np.random.default_rng(3)
-    table = pa.table({f"column {n}": random.normal(size=40) for n in range(2000)})
-    profile, sample = measure(table, learnt(table), Roles(), KEY)
-    accounted(profile)
-    assert len(profile.columns) == 2000
-    assert all(len(column.counts) > 5 for column in profile.columns)
-    assert sample.num_columns == 2000
-
-
 def test_odd_and_repeated_names() -> None:
     names = ["a", "A", "a", "", 'x"; DROP TABLE t; --', "é ∅", "c0", "hash", "rows"]
     table = pa.Table.from_arrays([pa.array(range(n, n + 50)) for n in range(len(names))], names=names)
