@@ -90,6 +90,7 @@ lock: | $(VENV)-lock/bin/uv ## write requirements/*.lock anew; UPGRADE=1 also mo
 	$(LOCK) requirements/check.in -c requirements/dev.lock -o requirements/check.lock
 	$(LOCK) requirements/full.in -c requirements/dev.lock -o requirements/full.lock
 	$(LOCK) requirements/peers.in -o requirements/peers.lock
+	$(LOCK) requirements/peers-stability.in --no-emit-package nvidia-nccl-cu12 -o requirements/peers-stability.lock
 
 $(VENV)-lock/bin/uv:
 	@$(PYTHON) -m venv $(VENV)-lock

@@ -5,7 +5,8 @@
     defs = mlsec.guard(existing_defs, datasets=["raw_flights", "training_set"])
 
 From then on every materialization of these assets is sealed when it is written, checked by a blocking `dataset_hash` check, verified
-again before anything reads it, and compared with those before it by a `distribution_stability` check. The rest of the project stays as it was: jobs grow by the checks and nothing else.
+again before anything reads it, and compared with those before it by a `distribution_stability` check. The rest of the project stays as it
+was: jobs grow by the checks and nothing else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

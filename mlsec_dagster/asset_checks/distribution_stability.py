@@ -10,7 +10,7 @@ neither a pass nor an alarm.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -20,13 +20,17 @@ from mlsec_dagster.asset_checks.building import Definition, build_check, evaluat
 from mlsec_dagster.asset_checks.series import Series, series_of
 from mlsec_dagster.asset_checks.stored import Resolver, StoredAsset, VerifiedData, roots
 from mlsec_dagster.errors import ConfigurationError, SigningKeyError, UnverifiableError
+from mlsec_dagster.integrity.verdicts import when
+from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import SecurityStore, Signer
 
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.verdicts import Materialization
     from mlsec_dagster.stability.assessment import Assessment, History
     from mlsec_dagster.stability.baselines import Kept
+    from mlsec_dagster.stability.power import Change
     from mlsec_dagster.stability.profiles import Roles
+    from mlsec_dagster.stability.slices import SliceAssessment
 
 CHECK_NAME = "distribution_stability"
 
@@ -213,13 +217,17 @@ class _Look:
                 source = _table(data)
                 kept, history = self._history(partition, data)
                 assessed = None if source is None else self._assess(source, history)
+                sliced = None if assessed is None else self._assess_slices(source, partition, assessed)
             if assessed is None:
                 return self._no_table(partition, data, kept)
             series = self._series(partition)
             if partition is not None and series is not None and _unfinished(series, partition, materialization):
                 return self._unfinished(partition, data)
             entry = self._keep(partition, data, assessed)
-            return self._told(partition, data, assessed, history, entry)
+            if sliced is not None:
+                subject = f"{data.subject}, in its rows from {when(sliced.slice[0])} to {when(sliced.slice[1])},"
+                return self._told(partition, data, sliced.assessment, sliced.history, entry, subject)
+            return self._told(partition, data, assessed, history, entry, data.subject)
         except Exception as error:
             return self.failed(partition, error, materialization)
 
@@ -263,14 +271,23 @@ class _Look:
             self.asset.instance, dg.AssetCheckKey(self.asset.key, CHECK_NAME), "verdict", {"learning", "stable", "alarm", "schema"}
         ):
             raise UnverifiableError(
-                f"the baseline of {self.asset.name} is gone from the store, though this check has compared windows before: restore the store "
-                f"from a backup; to begin anew on purpose, run `mlsec baseline forget {self.asset.name}`"
+                f"the baseline of {self.asset.name} is gone from the store, though this check has compared windows before: "
+                f"restore the store from a backup; to begin anew on purpose, run `mlsec baseline forget {self.asset.name}`"
             )
 
     def _assess(self, source: Any, history: History) -> Assessment:
         from mlsec_dagster.stability.assessment import assess
 
         return assess(source, history, roles=self.roles, key=self._key(), false_alarms=self.settings.false_alarms)
+
+    def _assess_slices(self, source: Any, partition: str | None, assessed: Assessment) -> SliceAssessment | None:
+        """While there are too few materializations of a table that holds its own past: its newest slice of time."""
+        from mlsec_dagster.stability.slices import MOST_ROWS, assess_newest_slice
+
+        profile = assessed.window.profile
+        if partition is not None or assessed.outcome != "learning" or profile.window is None or profile.rows > MOST_ROWS:
+            return None
+        return assess_newest_slice(source, profile.window, roles=self.roles, key=self._key(), false_alarms=self.settings.false_alarms)
 
     def _key(self) -> bytes:
         """The secret that chooses the rows of a sample."""
@@ -299,17 +316,36 @@ class _Look:
     # What is told
 
     def _told(
-        self, partition: str | None, data: VerifiedData, assessed: Assessment, history: History, entry: int
+        self, partition: str | None, data: VerifiedData, assessed: Assessment, history: History, entry: int, subject: str
     ) -> _compat.AssetCheckEvaluation:
-        from mlsec_dagster.asset_checks.stability_page import evaluation_metadata
+        from mlsec_dagster.asset_checks.stability_page import evaluation_metadata, power
         from mlsec_dagster.stability.evidence import evidence_of
+        from mlsec_dagster.stability.power import revealed
 
-        found = evidence_of(assessed, history, self.roles, subject=data.subject)
-        metadata = evaluation_metadata(assessed, found, roles=self.roles)
-        metadata["ledger entry"] = f"{entry} (mlsec ledger show {entry})"
-        if data.notes:
-            metadata["to know"] = dg.MetadataValue.text(" ".join(data.notes))
+        found = evidence_of(assessed, history, self.roles, subject=subject)
+        facts = {
+            "verdict": assessed.outcome,
+            "would have been noticed": power(self._shown(revealed(assessed))),
+            "to know": " ".join(self._notes(data, assessed)) or None,
+            "ledger entry": f"{entry} (mlsec ledger show {entry})",
+        }
+        metadata = evaluation_metadata(assessed, found, facts=facts)
         return self._evaluation(partition, data.materialization, assessed.outcome in ("stable", "learning"), found.sentence, metadata)
+
+    def _shown(self, changes: Sequence[Change]) -> list[Change]:
+        """Without the classes of a label whose values must not be shown."""
+        hidden = self.roles.label is not None and self.roles.label in self.roles.sensitive
+        return [replace(change, column="") if hidden and change.what == "flipped labels" else change for change in changes]
+
+    def _notes(self, data: VerifiedData, assessed: Assessment) -> Iterator[str]:
+        yield from data.notes
+        present = {column.name for column in assessed.window.profile.columns}
+        for role, names in (("label", [self.roles.label]), ("time", [self.roles.time]), ("ignored", self.roles.ignore)):
+            for name in names:
+                if name is not None and name not in present:
+                    yield f"The declared {role} column {plain(name)} is not in the data."
+        if data.seal is None:
+            yield "Nothing in the ledger says that these bytes are the ones that were written."
 
     def _no_table(self, partition: str | None, data: VerifiedData, kept: Sequence[Kept]) -> _compat.AssetCheckEvaluation:
         if kept:

@@ -19,13 +19,14 @@ from mlsec_dagster.presentation import plain
 from mlsec_dagster.stability.evidence import Compared, Past
 
 # Each has a contrast of at least 3 : 1 with white and with the UI's dark background (WCAG 2.2, 1.4.11), text of 4 : 1.
-_TEXT: Final = "#7a828e"
+_TEXT: Final = "#757d89"
 _BEFORE: Final = "#8a919c"
 _NOW: Final = "#c2703a"
 _ALARM: Final = "#d64550"
 
-_WIDTH: Final = 640
-_LABEL: Final = 22
+_WIDTH: Final = 500
+"""Of every picture, in pixels: as wide as the UI's dialogs are in a narrow window."""
+_LABEL: Final = 18
 
 
 def image(svg: str, alternative: str) -> str:
@@ -113,7 +114,9 @@ def _standing(compared: Compared) -> str:
         # As many labels as there is room for, the first and the last among them.
         room = max(max(len(label) for label in compared.labels) * 7.2, 40)
         every = max(math.ceil(room / step), 1)
-        shown = [place for place in range(0, count, every) if place == 0 or count - 1 - place >= every] + ([count - 1] if count > 1 else [])
+        shown = [place for place in range(0, count, every) if place == 0 or count - 1 - place >= 1.5 * every] + (
+            [count - 1] if count > 1 else []
+        )
         for place in shown:
             anchor = "start" if place == 0 and room > step else "end" if place == count - 1 and room > step else "middle"
             at = {"start": left, "end": _WIDTH - right, "middle": left + step * (place + 0.5)}[anchor]
@@ -124,7 +127,7 @@ def _standing(compared: Compared) -> str:
 
 
 def _lying(compared: Compared) -> str:
-    left, right, top, row = 170, 58, 34, 24
+    left, right, top, row = 140, 52, 34, 24
     most = max(*compared.now, *compared.before) or 1.0
     drawn = _heading(compared.column, 8)
     for place, (label, before, now) in enumerate(zip(compared.labels, compared.before, compared.now, strict=True)):
@@ -142,7 +145,7 @@ def _lying(compared: Compared) -> str:
 def _heading(title: str, left: float) -> list[str]:
     """What is shown, and the key."""
     return [
-        _text(left, 18, _cut(title, 44), size=14, bold=True),
+        _text(left, 18, _cut(title, 32), size=14, bold=True),
         _before(_WIDTH - 170, 7, 20, 12),
         _text(_WIDTH - 144, 18, "before"),
         _now(_WIDTH - 86, 7, 20, 12),

@@ -5,7 +5,8 @@
     baseline.keep(partition, assessment, facts)              # a statement, the window and its sample
 
 A statement of type `BASELINE` holds digests only. The window (counts, names of categories) and the sample (rows, as Parquet) are values of
-the data: they lie in the store under their digests, and `forget` erases them; the statements stay.
+the data: they lie in the store under their digests, and `forget` erases them; the statements stay. That they were erased is itself a
+signed statement, so that windows which somebody else deleted are noticed, and not taken for forgotten.
 """
 
 # pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
@@ -35,6 +36,9 @@ BASELINE: Final = "urn:mlsec:baseline-window:v1"
 
 SUBJECT: Final = "mlsec:baseline:"
 """Before the asset's key, the subject of statements about its windows."""
+
+FORGOTTEN: Final = "forgotten"
+"""Outcome in a statement that is about no window, and says that those before it were erased."""
 
 KEPT: Final = MOST_WINDOWS + REFERENCE_WINDOWS
 """Windows that a verdict looks back on, at most."""
@@ -76,18 +80,19 @@ class Baseline:
         self._subject = f"{SUBJECT}{asset}"
 
     def of_partitions(self, partitions: Sequence[str]) -> list[Kept]:
-        """The newest window of each partition that has one, in the order given; the last `KEPT` of them.
+        """The newest window of each partition that has one, in the order given; the last `KEPT` of them. Forgotten ones are absent.
 
         Raises:
-            LedgerError: A statement or a window is not what was signed.
-            UnverifiableError: A window was erased, or a newer version wrote it.
+            LedgerError: A statement or a window is not what was signed, or a window is gone and was not forgotten.
+            UnverifiableError: A newer version wrote a window.
         """
         wanted = list(partitions)[-2 * KEPT :]
         found = self._ledger.latest_by_partition(self._subject, wanted, (BASELINE,))
-        return [self._opened(found[partition]) for partition in wanted if partition in found][-KEPT:]
+        entries = [found[partition] for partition in wanted if partition in found]
+        return [self._opened(entry) for entry in entries if not _forgets(entry)][-KEPT:]
 
     def of_materializations(self, partition: str | None, *, apart_from: int | None) -> list[Kept]:
-        """The windows of one subject's successive materializations, oldest first; the last `KEPT` of them.
+        """The windows of one subject's successive materializations, oldest first; the last `KEPT` of them. Forgotten ones are absent.
 
         Args:
             partition: The partition, or None.
@@ -95,6 +100,8 @@ class Baseline:
         """
         newest: dict[Any, Entry] = {}
         for entry in self._ledger.recent(self._subject, partition, 2 * KEPT):
+            if _forgets(entry):
+                break
             storage_id = entry.statement.predicate.get("storage_id")
             if storage_id is None or storage_id != apart_from:
                 newest.setdefault(storage_id if storage_id is not None else entry.index, entry)
@@ -103,6 +110,72 @@ class Baseline:
     def begun(self) -> bool:
         """Whether there ever was a window of any partition."""
         return self._ledger.guarded_since(self._subject) is not None
+
+    def windows(self) -> list[Kept]:
+        """The newest window of each materialization that was looked at and is not forgotten, in the order of the ledger.
+
+        Of a partition only the newest materialization counts, as in `of_partitions`.
+
+        Raises:
+            LedgerError: A statement or a window is not what was signed, or a window is gone and was not forgotten.
+        """
+        found: dict[Any, Entry] = {}
+        for entry in self._ledger.history(self._subject, types=(BASELINE,)):
+            said = entry.statement
+            if _forgets(entry):
+                found = {key: other for key, other in found.items() if other.statement.partition != said.partition}
+                continue
+            storage_id = said.predicate.get("storage_id")
+            key = (said.partition,) if said.partition is not None else (None, storage_id if storage_id is not None else -1 - entry.index)
+            found.pop(key, None)
+            found[key] = entry
+        return [self._opened(entry) for entry in found.values()]
+
+    def forget(self, facts: Mapping[str, Any]) -> int:
+        """Erase the contents of all windows and samples of the asset, and say so in the ledger. The next window starts learning anew.
+
+        It may be repeated: if it was interrupted, the contents that are still there go then.
+
+        Args:
+            facts: Who forgot, and why; for the statements.
+
+        Returns:
+            Contents that were erased: windows and samples.
+        """
+        from mlsec_dagster.storage.queries import erase_contents
+
+        living: dict[str | None, int] = {}
+        for entry in self._ledger.history(self._subject, types=(BASELINE,)):
+            living[entry.statement.partition] = 0 if _forgets(entry) else living.get(entry.statement.partition, 0) + 1
+        forgotten = [
+            Statement(self._subject, partition, BASELINE, {}, {**facts, "outcome": FORGOTTEN, "windows": count})
+            for partition, count in living.items()
+            if count
+        ]
+        # First the statements: interrupted between the two, the contents are still there, and nothing looks as if it had been deleted.
+        if forgotten:
+            self._ledger.append(forgotten)
+        with self._ledger.database.write() as connection:
+            # Contents lie under their digests, so others may name the same: another asset's window, or one that was kept just now.
+            mine, kept = self._contents(self._subject)
+            others = [name for name in self._ledger.assets() if name.startswith(SUBJECT) and name != self._subject]
+            erased = erase_contents(connection, mine - kept - {digest for name in others for digest in self._contents(name)[1]})
+        self._ledger.database.overwrite_log()
+        return erased
+
+    def _contents(self, subject: str) -> tuple[set[str], set[str]]:
+        """Digests of all contents that statements about a subject name, and of those that are not forgotten."""
+        named: dict[str | None, set[str]] = {}
+        kept: dict[str | None, set[str]] = {}
+        for entry in self._ledger.history(subject, types=(BASELINE,)):
+            said = entry.statement
+            if _forgets(entry):
+                kept[said.partition] = set()
+                continue
+            digests = {str(said.predicate["window"]), str(said.predicate["sample"])}
+            named.setdefault(said.partition, set()).update(digests)
+            kept.setdefault(said.partition, set()).update(digests)
+        return set[str]().union(*named.values()), set[str]().union(*kept.values())
 
     def _opened(self, entry: Entry) -> Kept:
         window = Window.from_bytes(self._ledger.manifest(str(entry.statement.predicate["window"])))
@@ -147,6 +220,11 @@ class Baseline:
         }
         statement = Statement(self._subject, partition, BASELINE, {algorithm: value.hex()}, predicate)
         return self._ledger.append([statement], [window, sample])
+
+
+def _forgets(entry: Entry) -> bool:
+    """Whether the statement says that the windows before it were erased."""
+    return entry.statement.predicate.get("outcome") == FORGOTTEN
 
 
 def parquet_bytes(table: "pa.Table") -> bytes:

@@ -98,7 +98,7 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
 
 
 def counted(rows: float, of: int) -> float:
-    """The logarithm of a count that is nil as a rule, in rows of a window of ten thousand, so that the size of the window does not matter."""
+    """The logarithm of a count that is nil as a rule, scaled to a window of ten thousand rows, so that its size does not matter."""
     return math.log1p(rows / max(of, 1) * max(min(of, 10_000), 1))
 
 
@@ -178,7 +178,7 @@ def _distribution(column: ColumnFrame, now: ColumnProfile, then: ColumnProfile) 
         listed = usual[: len(column.categories)]
         for place in np.argsort(-listed, kind="stable")[:SHARES]:
             if 0.01 <= listed[place] / usual.sum() <= 0.99:
-                change = log_odds(counts[place], counts.sum(), listed[place], usual.sum())
+                change = log_odds(float(counts[place]), float(counts.sum()), float(listed[place]), float(usual.sum()))
                 found[Channel("share", column.name, column.categories[place])] = change
     return found
 

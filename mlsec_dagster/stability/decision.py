@@ -20,6 +20,10 @@ Channels that count what has never been there (unseen categories, duplicate rows
 statistic and a share of the false-alarm budget of their own: they are silent in most histories, so their maxima say little of the others.
 """
 
+# scipy's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +45,8 @@ NOVELTY_SHARE: Final = 0.2
 """Share of the false-alarm budget that goes to channels which count what was never there."""
 
 _PRIOR_WEIGHT: Final = 6.0
+_LEAST_SPREAD: Final = 0.4
+"""Deviation of the statistics over their mean, at least: a history that was calm by chance must not turn the next season into an alarm."""
 _PHASE_PRIOR: Final = 2.0
 
 Floats = NDArray[np.float64]
@@ -205,7 +211,7 @@ def _p_value(statistics: Floats, rate: float) -> tuple[float, Method, float]:
         at_least = count - int(np.searchsorted(earlier, found, side="left"))
         allowed = math.floor(rate * (count + 1)) - 1
         return (1 + at_least) / (count + 1), "rank", float(np.nextafter(earlier[count - 1 - allowed], math.inf))
-    mean, deviation = float(earlier.mean()), max(float(earlier.std(ddof=1)), 0.1 * float(earlier.mean()), 1e-9)
+    mean, deviation = float(earlier.mean()), max(float(earlier.std(ddof=1)), _LEAST_SPREAD * float(earlier.mean()), 1e-9)
     draws = _further_gumbel(count)
     place = int(np.searchsorted(draws, (found - mean) / deviation))
     threshold = float(draws[min(math.ceil(len(draws) * (1 - rate)), len(draws) - 1)])

@@ -8,7 +8,7 @@ Names of columns and values come from data and stand here as they are; whoever s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,7 @@ MOST_COMPARED: Final = 3
 
 _BARS: Final = 17
 _NAMED_BARS: Final = 9
+_NEW_BARS: Final = 2
 
 # Tests that say that something changed, and not what: told after those that name it.
 _VAGUE: Final = {"distribution": 1, "correlation": 2, "two samples": 3}
@@ -174,7 +175,7 @@ def _sentence(assessed: Assessment, deviations: Sequence[_Deviation], scene: Sce
         if judgement is not None and judgement.alarm:
             besides = f" Besides, it does not look like {others}: {_told(deviations)}."
         return (
-            f"{subject} does not have the columns of the window before it: {clauses}.{besides} Find out what changed where it comes "
+            f"{subject} is not made like the window before it: {clauses}.{besides} Find out what changed where it comes "
             "from; if that was intended, the next windows are held against the new columns."
         )
     if judgement is None or assessed.outcome == "stable":
@@ -270,7 +271,8 @@ def compare(name: str, scene: Scene) -> Compared | None:
     if not len(now):
         return None
     by_name = not frame.edges
-    bars = _bars_by_name(frame, now, before) if by_name else _bars_by_range(frame, now, before)
+    new = {value: rows for value, rows in column.unlisted if value not in dict(reference.unlisted)}
+    bars = _bars_by_name(frame, now, before, new) if by_name else _bars_by_range(frame, now, before)
     missing, missing_before = column.nulls + column.nans, reference.nulls + reference.nans
     if missing or missing_before:
         bars.append(("missing", float(missing), float(missing_before)))
@@ -312,16 +314,19 @@ def _span(frame: ColumnFrame, first: int, last: int) -> str:
     return cell_name(msgspec.structs.replace(frame, edges=outer), min(first, 1))
 
 
-def _bars_by_name(frame: ColumnFrame, now: Floats, before: Floats) -> list[_Bar]:
-    """The categories that changed most or are commonest, and all others together."""
+def _bars_by_name(frame: ColumnFrame, now: Floats, before: Floats, new: Mapping[str, int]) -> list[_Bar]:
+    """The categories that changed most or are commonest, the commonest of the new ones, and all others together."""
     known = len(frame.categories)
     share_now, share_before = now / max(now.sum(), 1), before / max(before.sum(), 1)
     weight = np.maximum(share_now, share_before)[:known] + 5 * np.abs(share_now - share_before)[:known]
-    chosen = [int(place) for place in np.argsort(-weight, kind="stable")[:_NAMED_BARS] if now[place] or before[place]]
+    named_new = sorted(new.items(), key=lambda item: -item[1])[:_NEW_BARS]
+    most = _NAMED_BARS - len(named_new)
+    chosen = [int(place) for place in np.argsort(-weight, kind="stable")[:most] if now[place] or before[place]]
     chosen.sort(key=lambda place: -before[place])
     bars: list[_Bar] = [(frame.categories[place], float(now[place]), float(before[place])) for place in chosen]
-    others = (float(now.sum() - now[chosen].sum()), float(before.sum() - before[chosen].sum()))
-    return [*bars, ("any other", *others)] if any(others) else bars
+    bars += [(value, float(rows), 0.0) for value, rows in named_new]
+    others = (float(now.sum()) - sum(bar[1] for bar in bars), float(before.sum()) - sum(bar[2] for bar in bars))
+    return [*bars, ("any other", max(others[0], 0.0), max(others[1], 0.0))] if max(others) > 0 else bars
 
 
 def _merged(bars: Sequence[_Bar]) -> list[_Bar]:

@@ -51,7 +51,7 @@ def learn_frame(source: Any, roles: Roles, *, partition_columns: Sequence[str] =
         columns = columns_of(window)
         asked = [column for column in columns if column.name not in roles.ignore]
         found = scalars_of(window, window.table, asked, {})
-        kinds = {
+        kinds: dict[int, Kind] = {
             column.place: kind_of(column.family, found[column.place], integer=column.dtype.is_integer(), label=column.name == roles.label)
             for column in asked
         }

@@ -6,6 +6,10 @@ All of it is computed on samples, and each value is comparable only with the sam
 what `decision.judge` does with it.
 """
 
+# scikit-learn's models bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,8 +68,9 @@ def together(paired: Paired, *, seed: int) -> Together:
 def relations(paired: Paired) -> dict[Channel, float]:
     """How each number follows from the others, and how the numbers correlate.
 
-    Every number is predicted from all others by least squares on the windows before, and the location of what is left over is compared. So a column that moves by itself is seen although it ordinarily moves more than that, together with the others (all
-    delays of a stormy week). Correlations: the largest change after Fisher's transformation.
+    Every number is predicted from all others by least squares on the windows before, and the location of what is left over is compared. So
+    a column that moves by itself is seen although it ordinarily moves more than that, together with the others (all delays of a stormy
+    week). Correlations: the largest change after Fisher's transformation.
     """
     then, now = paired.then.numbers, paired.now.numbers
     with np.errstate(all="ignore"):
@@ -168,7 +173,7 @@ def _contradictions(paired: Paired, x: int, y: int) -> int | None:
 
 
 def two_samples(paired: Paired, *, seed: int) -> tuple[float | None, tuple[str, ...]]:
-    """Can a classifier tell the window's rows from those before it? Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR 2017.
+    """Can a classifier tell the window's rows from those before it? Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", 2017.
 
     Returns:
         The area under the ROC curve of a random forest on rows that each tree has not seen (0.5: it cannot), and the features that it

@@ -7,6 +7,10 @@ window's labels are compared with it on the rows where it is most confident: the
 and Chuang, "Confident Learning", JAIR 70 (2021)). How often it does is compared with how often it did in earlier windows.
 """
 
+# scikit-learn's models bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,9 +72,8 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     chosen = known[np.linspace(0, len(known) - 1, min(len(known), FIT_ROWS)).astype(int)]
     if len(np.unique(then[chosen])) < 2:
         return Disagreement(reason=f"the label {label!r} has one value only")
-    model: Any = HistGradientBoostingClassifier(
-        max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed
-    )
+    make: Any = HistGradientBoostingClassifier
+    model = make(max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed)
     judged = now >= 0
     # So little data is done sooner by one thread than by several that wait for each other, above all on a machine that has other work.
     with threadpool_limits(limits=1, user_api="openmp"):

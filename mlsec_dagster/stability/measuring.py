@@ -179,8 +179,9 @@ def _counts(
                 others[column.place] = Counter()
                 queries.append(_named(ibis, window, part, column, each, found[column.place], secret))
         for row in window.rows(cast("Any", ibis).union(*queries)):
-            place, number, value, rows = (row[name] for name in ("place", "cell", "value", "rows"))
-            if number is None and value is None:
+            found_row: dict[str, Any] = row
+            place, number, value, rows = found_row["place"], found_row["cell"], found_row["value"], found_row["rows"]
+            if (number, value) == (None, None):
                 continue  # null, which was counted already
             cells = counts[place]
             if place in bins:

@@ -6,6 +6,10 @@ A window that passed says little without it. Each figure is about one kind of ch
 at once, or the same thing in a way that other channels see too, is seen earlier.
 """
 
+# scipy's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 import math
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -33,7 +37,8 @@ class Change:
         what: The kind of change.
         column: The column, or empty; of labels, the class.
         amount: How large. None: no amount would, in this channel.
-        unit: `of rows` (a share: added missing values, duplicates, flipped labels), `deviations` of the column, `times` (the number of rows).
+        unit: `of rows` (a share: added missing values, duplicates, flipped labels), `deviations` of the column, `times` (the number of
+            rows).
     """
 
     what: Effect

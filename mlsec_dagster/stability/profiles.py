@@ -19,7 +19,8 @@ Kind = Literal["number", "category", "boolean", "time", "text", "nested", "ident
 
 `number`, `time`: counted in bins between `edges`. `category`, `boolean`: counted by value. `text`: free text, counted by length.
 `nested`: lists, maps and structs, counted by length. `identifier`: nearly every row has a value of its own, or values come and go
-(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type that can only be counted.
+(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type of which
+only nulls can be counted.
 """
 
 Role = Literal["label", "time", "ignore", "sensitive", "partition"]
@@ -152,8 +153,8 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         profile: What was counted.
         values: Category column -> the values that it had.
-        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`. What was beyond
-            the threshold of an alarm stands at the threshold (`decision.winsorised`).
+        channels: (test, column, other, value) of every channel, as it was when this window was the newest; see `channels.py`. What was
+            beyond the threshold of an alarm stands at the threshold (`decision.winsorised`).
         alarmed: Whether it alarmed.
         statistic: The largest studentised value, and the threshold that it was held against; None while learning.
     """

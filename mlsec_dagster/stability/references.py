@@ -2,12 +2,12 @@
 
     frame, reference = learn_reference(samples, before=last_profile, roles=roles)
 
-Bins and categories are learnt anew from these windows' samples each time, so that they fit whatever the data has drifted to, and nothing that
-was learnt on the first day stays for ever. All of it is in memory and small: it is done in numpy and Arrow, not in an engine.
+Bins and categories are learnt anew from these windows' samples each time, so that they fit whatever the data has drifted to, and nothing
+that was learnt on the first day stays for ever. All of it is in memory and small: it is done in numpy and Arrow, not in an engine.
 """
 
-# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
-# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyarrow's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
@@ -152,10 +152,9 @@ def _edges(finite: NDArray[np.float64]) -> tuple[float, ...]:
 
 def _categories(values: "pa.ChunkedArray[Any]", counted: ColumnProfile, kind: Kind) -> tuple[ColumnFrame, ColumnProfile]:
     """Texts by value; identifiers by how many different ones there are."""
-    pairs = sorted(
-        ((pair["counts"], pair["values"]) for pair in values.value_counts().to_pylist() if pair["values"] is not None),
-        key=lambda pair: (-pair[0], pair[1]),
-    )
+    found: list[dict[str, Any]] = values.value_counts().to_pylist()
+    rows: list[tuple[int, str]] = [(pair["counts"], pair["values"]) for pair in found if pair["values"] is not None]
+    pairs = sorted(rows, key=_commonest_first)
     counted = _with(counted, distinct=len(pairs))
     if kind == "identifier":
         return ColumnFrame(counted.name, counted.type, kind), counted
@@ -164,6 +163,10 @@ def _categories(values: "pa.ChunkedArray[Any]", counted: ColumnProfile, kind: Ki
     rest = sum(count for count, _ in pairs[CATEGORIES:])
     counts = (*(listed[name] for name in names), rest, *(0,) * (BUCKETS - 1))
     return ColumnFrame(counted.name, counted.type, kind, (), names), _with(counted, counts=counts)
+
+
+def _commonest_first(pair: tuple[int, str]) -> tuple[int, str]:
+    return -pair[0], pair[1]
 
 
 def _constant(numbers: NDArray[np.float64], counted: ColumnProfile, rows: int) -> tuple[ColumnFrame, ColumnProfile]:

@@ -5,8 +5,8 @@ paired.numbers, paired.then.numbers, paired.now.numbers          # names, (rows 
 paired.categories, paired.then.codes, paired.now.codes           # names, (rows x categories), -1 for null
 """
 
-# pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
-# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyarrow's functions bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from collections.abc import Collection, Sequence
@@ -212,7 +212,8 @@ def _seconds(values: Any) -> Any:
         values = values.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(values.type):
         unit = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[values.type.unit]
-        return pc.divide(values.cast(pa.int64()).cast(pa.float64()), float(unit))
+        # Nanoseconds since 1970 are beyond 2**53, where Arrow's cast would refuse them; what is lost of them is below a microsecond.
+        return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), float(unit))
     return pa.chunked_array([pa.nulls(len(values), pa.float64())])
 
 

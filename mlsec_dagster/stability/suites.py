@@ -7,11 +7,15 @@ GX itself drops an expectation that it does not know, with a line in the log, an
 an answer and are none, so both are told apart here.
 """
 
+# Great Expectations' own types are partly unknown, so what comes out of it is to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +180,7 @@ def _build(suite: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _context() -> Iterator[Any]:
+def _context() -> Generator[Any, None, None]:
     """A GX context that lives in memory: no telemetry, no progress bars, and no folder for a site of documents."""
     gx = great_expectations()
     from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig

@@ -4,6 +4,10 @@ observed = observe(profile, sample, frame=frame, reference=pooled, earlier=windo
 observed.channels            # Channel -> value; `decision.judge` holds them against those of earlier windows
 """
 
+# pyarrow's tables bring no types of their own, so what comes out of them is unknown to a type checker.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -82,6 +86,8 @@ def schema_changes(profile: Profile, before: Profile) -> tuple[str, ...]:
     changes = [f"column {name!r} is gone" for name in then if name not in now]
     changes += [f"column {name!r} is new ({kind})" for name, kind in now.items() if name not in then]
     changes += [f"column {name!r} was {then[name]} and is {kind}" for name, kind in now.items() if then.get(name, kind) != kind]
+    if not profile.rows and before.rows:
+        changes.append(f"there are no rows (before: {before.rows:,})")
     return tuple(changes)
 
 

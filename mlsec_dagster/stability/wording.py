@@ -21,6 +21,7 @@ import numpy as np
 
 from mlsec_dagster.stability.assessment import Assessment
 from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, unseen, unseen_patterns
+from mlsec_dagster.stability.labels import FEW
 from mlsec_dagster.stability.profiles import ColumnFrame, ColumnProfile, Window
 
 LEAST_SHOWN: Final = 10
@@ -248,8 +249,8 @@ def _label(channel: Channel, scene: Scene) -> Phrase:
     sure, differing = (labels.classes.get(channel.other) if labels is not None else None) or (0, 0)
     secret = channel.column in scene.sensitive
     is_what = "what it is" if secret else f"that {name} is {quoted(channel.other)}"
-    # A channel's value is the logarithm of (differing + 1) / (sure + 1), see `labels`.
-    before = [max(round(math.exp(value) * (sure + 1)) - 1, 0) for value in _values_before(channel, scene)]
+    # A channel's value is the logarithm of (differing + FEW) / (sure + FEW), see `labels`.
+    before = [max(round(math.exp(value) * (sure + FEW)) - FEW, 0) for value in _values_before(channel, scene)]
     usual = _range(before, secret=secret)
     now = count_said(differing, secret=secret)
     more = bool(before) and differing > max(before)

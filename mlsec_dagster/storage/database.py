@@ -142,6 +142,19 @@ class Database:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
                     yield connection
 
+    def overwrite_log(self) -> bool:
+        """Have SQLite move its write-ahead log to its place and empty it, so that what was deleted is nowhere any more.
+
+        Returns:
+            Whether it could: somebody who reads meanwhile holds the log, and the next to write empties it.
+        """
+        if self.kind != "sqlite" or self.read_only:
+            return True
+        engine = self.engine
+        with self._translated(), self.write_lock:
+            busy, *_ = sqlite_driver(self._kept_writer(engine)).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+
     def close(self) -> None:
         """Close the connections of this process. The next use opens them again."""
         if self._process == os.getpid():

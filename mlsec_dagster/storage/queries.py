@@ -6,12 +6,12 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, func, insert, select, text
+from sqlalchemy import Connection, Dialect, Table, bindparam, delete, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.storage.database import sqlite_driver
-from mlsec_dagster.storage.tables import checkpoints, entries
+from mlsec_dagster.storage.tables import checkpoints, entries, manifests
 
 ROWS_PER_QUERY: Final = 500
 
@@ -148,3 +148,18 @@ def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]])
         index_elements=keys, set_={name: statement.excluded[name] for name in rows[0] if name not in keys}
     )
     connection.execute(statement, list(rows))
+
+
+def erase_contents(connection: Connection, digests: Collection[str]) -> int:
+    """Deletes contents by their addresses, in the caller's transaction. Returns how many there were.
+
+    SQLite overwrites them; PostgreSQL gives the space free when it vacuums. Backups and replicas have them still.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+    erased = 0
+    wanted = sorted(digests)
+    for start in range(0, len(wanted), ROWS_PER_QUERY):
+        some = wanted[start : start + ROWS_PER_QUERY]
+        erased += connection.execute(delete(manifests).where(manifests.c.digest.in_(some))).rowcount
+    return erased

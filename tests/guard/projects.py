@@ -122,7 +122,7 @@ class Project:
 
 
 def _assert_both_spoke_and_one_only_warned(result: Result) -> None:
-    """Wherever one of our checks has an evaluation the other has one, whatever befell the data; and `distribution_stability` stops nobody."""
+    """Wherever one of our checks has an evaluation the other has one, whatever befell the data; `distribution_stability` stops nobody."""
     subjects = [
         sorted((each.asset_key.to_user_string(), each.partition or "") for each in result.get_asset_check_evaluations(check))
         for check in ("dataset_hash", "distribution_stability")

@@ -12,7 +12,7 @@ from mlsec_dagster.stability.assessment import Assessment, History, Outcome
 from mlsec_dagster.stability.channels import Channel
 from mlsec_dagster.stability.decision import Judgement
 from mlsec_dagster.stability.joint import Together
-from mlsec_dagster.stability.labels import Disagreement
+from mlsec_dagster.stability.labels import FEW, Disagreement
 from mlsec_dagster.stability.profiles import BUCKETS, ColumnFrame, ColumnProfile, Frame, Profile, Window
 from mlsec_dagster.stability.windows import Observation
 
@@ -67,21 +67,40 @@ def assessed(
     p_value: float = 0.0008,
     changes: Sequence[str] = (),
     frame: Frame = FRAME,
+    reference: Profile | None = None,
 ) -> Assessment:
     """What was found: how far each channel lies off, where 5 is the threshold."""
     found = now or profile()
     seen = dict.fromkeys(scores, 9.0) | dict(values or {})
     alarm = outcome == "alarm"
     judgement = Judgement(
-        alarm, p_value, "rank", 120, np.array(list(scores.values()), float), max(scores.values(), default=0.0), 0.0, 5.0, 5.0
+        alarm,
+        p_value,
+        "rank",
+        120,
+        np.array(list(scores.values()), float),
+        np.zeros(len(scores)),
+        np.ones(len(scores)),
+        statistic=max(scores.values(), default=0.0),
+        novelty=0.0,
+        threshold=5.0,
+        novelty_threshold=5.0,
     )
     kept = Window(found, {}, (), alarm, (judgement.statistic, 5.0))
     facts = {"together": Together({}), **(observation or {})}
     return Assessment(
-        outcome, kept, pa.table({"distance": [1]}), frame, profile(), Observation(seen, **facts), tuple(scores), judgement, tuple(changes)
+        outcome,
+        kept,
+        pa.table({"distance": [1]}),
+        frame,
+        reference or profile(),
+        Observation(seen, **facts),
+        tuple(scores),
+        judgement,
+        tuple(changes),
     )
 
 
 def labels(sure: int, differing: int) -> Disagreement:
     channel = Channel("label", "arr_late", "False")
-    return Disagreement({channel: math.log((differing + 1) / (sure + 1))}, {"False": (sure, differing)})
+    return Disagreement({channel: math.log((differing + FEW) / (sure + FEW))}, {"False": (sure, differing)})

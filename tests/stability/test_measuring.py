@@ -166,14 +166,6 @@ def test_a_value_that_the_frame_does_not_name_is_named_in_the_profile() -> None:
     assert sum(profile.column("carrier").counts[len(frame.column("carrier").categories) :]) == 30
 
 
-def test_buckets_depend_on_the_key() -> None:
-    table = mixed()
-    frame = learnt(table)
-    one, other = (measure(table, frame, Roles(), key)[0].column("tail").counts for key in (KEY, b"another key of 32 bytes.........."))
-    assert sum(one) == sum(other) == table.num_rows
-    assert one != other
-
-
 def test_repeated_rows_are_counted_whatever_their_identifiers_say() -> None:
     table = mixed(2000).drop_columns(["note", "row"])
     again = table.slice(0, 100)

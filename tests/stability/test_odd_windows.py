@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlsec_dagster.errors import UnverifiableError
+from mlsec_dagster.stability.assessment import History, assess
 from mlsec_dagster.stability.measuring import measure
 from mlsec_dagster.stability.profiles import Roles
+from mlsec_dagster.stability.samples import seconds_of
 from tests.stability.windows import KEY, accounted, learnt, measured, mixed, nested
 
 
@@ -81,17 +83,6 @@ def test_a_small_spread_far_from_zero_is_not_lost() -> None:
     assert profile.columns[0].deviation == pytest.approx(values.std(), rel=1e-3)
 
 
-@pytest.mark.slow
-def test_two_thousand_columns() -> None:
-    random = np.random.default_rng(3)
-    table = pa.table({f"column {n}": random.normal(size=40) for n in range(2000)})
-    profile, sample = measure(table, learnt(table), Roles(), KEY)
-    accounted(profile)
-    assert len(profile.columns) == 2000
-    assert all(len(column.counts) > 5 for column in profile.columns)
-    assert sample.num_columns == 2000
-
-
 def test_odd_and_repeated_names() -> None:
     names = ["a", "A", "a", "", 'x"; DROP TABLE t; --', "é ∅", "c0", "hash", "rows"]
     table = pa.Table.from_arrays([pa.array(range(n, n + 50)) for n in range(len(names))], names=names)
@@ -140,6 +131,19 @@ def test_types_that_the_engine_does_not_know_are_only_counted() -> None:
     accounted(profile)
     assert frame.column("interval").kind == "other"
     assert [column.nulls for column in profile.columns] == [1, 1, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_every_unit_are_learnt_from_a_sample(unit: str) -> None:
+    begin = np.datetime64("2013-01-05T07:00:01", unit)
+    times = pa.table({"at": pa.array(begin + np.arange(2_000) * np.timedelta64(1, "m").astype(f"timedelta64[{unit}]"))})
+    roles = Roles(time="at")
+    first = assess(times, History(), roles=roles, key=KEY)
+    then = assess(times, History([first.window], [first.sample]), roles=roles, key=KEY)
+    assert then.outcome == "learning"
+    seconds = seconds_of(first.sample.column("at"))
+    assert seconds is not None
+    assert seconds.min() == pytest.approx(1_357_369_201.0)
 
 
 def test_long_texts_stay_out_of_the_sample() -> None:

@@ -47,8 +47,9 @@ class DatasetAttributes(Attributes):
 
 @dg.scaffold_with(DatasetChecksScaffolder)
 class DatasetChecksComponent(ChecksComponent):
-    """Two checks on each of these datasets: `dataset_hash` (stored bytes are those that were sealed; blocking) and
-    `distribution_stability` (it looks as it has looked before).
+    """A `dataset_hash` and a `distribution_stability` check on each of these datasets.
+
+    The first one blocks: stored bytes are those that were sealed. The second one warns: the dataset looks as it has looked before.
 
     By itself it adds the checks. To have every read verified as well, load the project's definitions.py with
     `mlsec_dagster.load_from_defs_folder` in place of `dagster.load_from_defs_folder`.
