@@ -23,6 +23,7 @@ from mlsec_dagster.errors import ConfigurationError, SigningKeyError, Unverifiab
 from mlsec_dagster.integrity.verdicts import when
 from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import SecurityStore, Signer
+from mlsec_dagster.stability.subject import has_begun
 
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.verdicts import Materialization
@@ -215,10 +216,12 @@ class _Look:
             with self.asset.verified(partition, unsealed=True) as data:
                 materialization = data.materialization
                 source = _table(data)
-                kept, history = self._history(partition, data)
-                assessed = None if source is None else self._assess(source, history)
+                begun = self._begun()
+                # What is no table and never was one is told so without all that compares tables, which takes a second to import.
+                kept, history = self._history(partition, data) if begun or source is not None else ([], None)
+                assessed = None if source is None or history is None else self._assess(source, history)
                 sliced = None if assessed is None else self._assess_slices(source, partition, assessed)
-            if assessed is None:
+            if assessed is None or history is None:
                 return self._no_table(partition, data, kept)
             series = self._series(partition)
             if partition is not None and series is not None and _unfinished(series, partition, materialization):
@@ -261,12 +264,16 @@ class _Look:
                 kept = after if len(after) > len(kept) and len(after) >= WINDOWS_NEEDED else kept
             seasons = series.phases()
             phases = None if seasons is None else [seasons[name] for name in (*(each.name for each in kept), partition)]
-        if not kept and not baseline.begun():
-            self._require_no_past()
         return kept, baseline.history(kept, phases)
 
-    def _require_no_past(self) -> None:
-        """Refuse to begin anew where there was a baseline: whoever deletes it could otherwise have anything pass as "learning"."""
+    def _begun(self) -> bool:
+        """Whether there ever was a window of any partition.
+
+        Raises:
+            UnverifiableError: There was, and it is gone: whoever deletes it could otherwise have anything pass as "learning".
+        """
+        if has_begun(self.asset.seals().ledger, self.asset.name):
+            return True
         if _compat.has_evaluation(
             self.asset.instance, dg.AssetCheckKey(self.asset.key, CHECK_NAME), "verdict", {"learning", "stable", "alarm", "schema"}
         ):
@@ -274,6 +281,7 @@ class _Look:
                 f"the baseline of {self.asset.name} is gone from the store, though this check has compared windows before: "
                 f"restore the store from a backup; to begin anew on purpose, run `mlsec baseline forget {self.asset.name}`"
             )
+        return False
 
     def _assess(self, source: Any, history: History) -> Assessment:
         from mlsec_dagster.stability.assessment import assess
@@ -386,6 +394,7 @@ def _unfinished(series: Series, partition: str, materialization: Materialization
 def _table(data: VerifiedData) -> Any | None:
     """What is to be counted: a path, a relation, or a value that was pickled; None if it is no table."""
     from mlsec_dagster.integrity.containers import table_format, table_parts
+    from mlsec_dagster.integrity.pickles import may_hold_table
     from mlsec_dagster.integrity.readers import is_table
 
     if data.relation is not None:
@@ -393,6 +402,8 @@ def _table(data: VerifiedData) -> Any | None:
     if data.copy is None:
         return None
     if data.pickled:
+        if not may_hold_table(data.copy):
+            return None
         value = data.value()
         return value if is_table(value) else None
     try:

@@ -168,7 +168,8 @@ def _opened(settings: Settings, asset: str) -> "tuple[Baseline, Ledger]":
     Raises:
         ConfigurationError: No window of it was ever kept.
     """
-    from mlsec_dagster.stability.baselines import SUBJECT, Baseline
+    from mlsec_dagster.stability.baselines import Baseline
+    from mlsec_dagster.stability.subject import SUBJECT
 
     ledger, _ = settings.open_reading()
     known = [name.removeprefix(SUBJECT) for name in ledger.assets() if name.startswith(SUBJECT)]

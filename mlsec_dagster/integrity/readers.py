@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 65_536
 
+TABLES = {
+    "pandas": ("DataFrame",),
+    "polars": ("DataFrame", "LazyFrame"),
+    "pyarrow": ("Table", "RecordBatch", "RecordBatchReader"),
+}
+"""Library -> its classes of tables."""
+
+ARROW_STREAM = "__arrow_c_stream__"
+"""The method of other libraries' tables."""
+
 
 @dataclass(slots=True)
 class Source:
@@ -51,15 +61,11 @@ Wanted: TypeAlias = "Callable[[Sequence[str]], list[pa.DataType | None]]"
 
 def is_table(value: object) -> bool:
     """Says whether `table_grid` can read a value in memory, without importing a library that is not loaded yet."""
-    return _kind_of(value) is not None or hasattr(value, "__arrow_c_stream__")
+    return _kind_of(value) is not None or hasattr(value, ARROW_STREAM)
 
 
 def _kind_of(value: object) -> str | None:
-    for module, names in (
-        ("pandas", ("DataFrame",)),
-        ("polars", ("DataFrame", "LazyFrame")),
-        ("pyarrow", ("Table", "RecordBatch", "RecordBatchReader")),
-    ):
+    for module, names in TABLES.items():
         library = sys.modules.get(module)
         for name in names if library is not None else ():
             if isinstance(value, getattr(library, name, ())):

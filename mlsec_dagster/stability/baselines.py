@@ -26,6 +26,7 @@ from mlsec_dagster.stability.assessment import Assessment, History
 from mlsec_dagster.stability.channels import REFERENCE_WINDOWS
 from mlsec_dagster.stability.decision import MOST_WINDOWS
 from mlsec_dagster.stability.profiles import Window
+from mlsec_dagster.stability.subject import SUBJECT, subject_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from mlsec_dagster.integrity.ledger import Ledger
 
 BASELINE: Final = "urn:mlsec:baseline-window:v1"
-
-SUBJECT: Final = "mlsec:baseline:"
-"""Before the asset's key, the subject of statements about its windows."""
 
 FORGOTTEN: Final = "forgotten"
 """Outcome in a statement that is about no window, and says that those before it were erased."""
@@ -76,8 +74,7 @@ class Baseline:
 
     def __init__(self, ledger: "Ledger", asset: str) -> None:
         self._ledger = ledger
-        # No asset can have this name, for those of assets hold no colon: what is said of a baseline is not said of the data.
-        self._subject = f"{SUBJECT}{asset}"
+        self._subject = subject_of(asset)
 
     def of_partitions(self, partitions: Sequence[str]) -> list[Kept]:
         """The newest window of each partition that has one, in the order given; the last `KEPT` of them. Forgotten ones are absent.
@@ -106,10 +103,6 @@ class Baseline:
             if storage_id is None or storage_id != apart_from:
                 newest.setdefault(storage_id if storage_id is not None else entry.index, entry)
         return [self._opened(entry) for entry in sorted(newest.values(), key=lambda entry: entry.index)[-KEPT:]]
-
-    def begun(self) -> bool:
-        """Whether there ever was a window of any partition."""
-        return self._ledger.guarded_since(self._subject) is not None
 
     def windows(self) -> list[Kept]:
         """The newest window of each materialization that was looked at and is not forgotten, in the order of the ledger.

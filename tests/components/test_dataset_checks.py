@@ -78,6 +78,7 @@ def test_dg_check_yaml_names_file_and_line_of_a_mistake(project: "Project", attr
     [
         ("  datasets:\n    - orders\n    - reports/totals\n", 6, "Did you mean 'reports/total'?"),
         ("  datasets:\n    - orders\n    - orders\n", 6, "given twice"),
+        ("  datasets:\n    - reports/total\n    - key: orders\n      false_alarms: 0.7\n", 6, "ordinary windows that may alarm"),
         ("  datasets:\n    - key: orders\n      pinned: sha256:00\n      policy: immutable\n", 5, "64 hexadecimal digits"),
         ("  datasets:\n    - orders\n  resolver: nowhere.at_all\n", 6, "package.module.function"),
     ],
@@ -112,6 +113,7 @@ def test_attributes_reach_the_checks_and_templates_are_filled_in(
     monkeypatch.setenv("LEDGER", f"sqlite:///{tmp_path / 'elsewhere.db'}")
     project.write_yaml(
         "  datasets:\n    - orders\n    - key: reports/total\n      policy: append_only\n      label: late\n"
+        "      false_alarms: 0.05\n"
         "  blocking: false\n  severity: WARN\n  store:\n    url: '{{ env.LEDGER }}'\n"
     )
     defs = project.load_with("dg").defs()
@@ -120,6 +122,9 @@ def test_attributes_reach_the_checks_and_templates_are_filled_in(
     assert specs["reports/total"].metadata["mlsec/policy"] == "append_only"
     assert specs["reports/total"].metadata["mlsec/label"] == ["late"]
     assert not specs["orders"].blocking
+    stability = specs_of(defs, "distribution_stability")
+    assert [stability[name].metadata["mlsec/false_alarms"] for name in specs] == [0.01, 0.05]
+    assert stability["reports/total"].metadata["mlsec/label"] == ["late"]
 
     defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
     assert (tmp_path / "elsewhere.db").exists()
