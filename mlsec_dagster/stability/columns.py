@@ -10,12 +10,10 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from mlsec_dagster.stability.profiles import BUCKETS
+from mlsec_dagster.stability.conversion import Family
 from mlsec_dagster.stability.sources import Window
-
-Family = Literal["number", "boolean", "time", "text", "binary", "nested", "other"]
 
 GRID: Final = 250
 """Bins are counted on a grid of so many equal cells where the edges lie on one: one multiplication instead of a search, and one byte to
@@ -226,13 +224,3 @@ def keyed_hash(engine: str, values: Sequence[tuple[Any, Any]], secret: int) -> t
     # Elsewhere Ibis' own hash of the values as one text.
     inner = ibis.literal("|").join([ibis.coalesce(value.cast("string"), ibis.literal("")) for value in given]).hash()
     return (inner ^ ibis.literal(signed, "int64")).hash(), -(2**63)
-
-
-def bucket(engine: str, value: Any, kind: Any, secret: int) -> Any:
-    """Returns which of `BUCKETS` keyed buckets a value falls into, 0 to BUCKETS - 1; null for null."""
-    import ibis
-
-    hashed, _ = keyed_hash(engine, [(value, kind)], secret)
-    # The lowest six bits; an integer of one byte is what engines group by fastest.
-    small = hashed & ibis.literal(BUCKETS - 1, "uint64" if engine == "duckdb" else "int64")
-    return ibis.ifelse(value.isnull(), ibis.null("uint8"), small.cast("uint8"))

@@ -19,8 +19,8 @@ Kind = Literal["number", "category", "boolean", "time", "text", "nested", "ident
 
 `number`, `time`: counted in bins between `edges`. `category`, `boolean`: counted by value. `text`: free text, counted by length.
 `nested`: lists, maps and structs, counted by length. `identifier`: nearly every row has a value of its own, or values come and go
-(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type of which
-only nulls can be counted.
+(tail numbers); only its nulls, its distinctness and what it goes with are compared. `constant`: one value so far. `other`: a type that can
+only be counted.
 """
 
 Role = Literal["label", "time", "ignore", "sensitive", "partition"]
@@ -29,12 +29,10 @@ BINS: Final = 32
 """Bins of a number: between the quantiles of the window from which the frame was learnt, and one open bin at each end."""
 
 CATEGORIES: Final = 256
-"""Values of a category that are counted by name; the rest falls into `BUCKETS` keyed hash buckets."""
-
-BUCKETS: Final = 64
+"""Values of a category that are counted by name; all others are counted together."""
 
 SAMPLE_ROWS: Final = 10_000
-"""Rows of the sample that a window leaves behind, at most; whole if it has no more than that. Chosen by a keyed hash of the row."""
+"""Rows of the sample that a window leaves behind, at most; the whole window if it has no more than that."""
 
 
 class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +59,7 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cells(self) -> int:
         """Length of `ColumnProfile.counts`."""
         if self.kind in ("category", "boolean", "constant"):
-            return len(self.categories) + BUCKETS
+            return len(self.categories) + 1
         return len(self.edges) + 1 if self.edges else 0
 
 
@@ -91,10 +89,11 @@ class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nulls: Rows without a value.
         nans: Rows that are NaN, which is no null.
         infinities: Rows that are plus or minus infinity.
-        distinct: Different values, approximately (HyperLogLog).
-        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of texts and nested values
-            (not of categories).
-        counts: Rows per cell of the frame, see `ColumnFrame`; without null and NaN. For categories: those named, then the hash buckets.
+        distinct: Different values, of texts and identifiers approximately (HyperLogLog) in a large window; of all else those in the sample.
+        minimum, maximum, mean, deviation: Of finite numbers; of times in seconds since the epoch; of the length of free texts and nested
+            values.
+        counts: Rows per cell of the frame, see `ColumnFrame`; without null and NaN. For categories: those named, then all
+            others.
         unlisted: The commonest values that the frame does not name, with their rows; empty for identifiers and texts.
         characters: Shares of letters, digits, white space and everything else among the characters of a text column, as far as they are
             in the sample.
@@ -123,6 +122,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         columns: In the order of the table. Columns that the frame does not know have no counts.
         patterns: Missingness: which columns are null together, as "0"/"1" per column in the frame's order -> rows. The commonest
             `CATEGORIES` only.
+        pattern_rows: Rows among which patterns were counted: all of them; or, where there are too many patterns, those that `hashed` counts,
+            and then `patterns` is scaled up.
         hashed: Rows whose keyed hash fell into the sample for duplicates.
         duplicates: How many of those repeat another one of them.
         window: Start and end of the window's time column, seconds since the epoch, if one is declared.
@@ -131,6 +132,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     columns: tuple[ColumnProfile, ...]
     patterns: dict[str, int] = {}
+    pattern_rows: int = 0
     hashed: int = 0
     duplicates: int = 0
     window: tuple[float, float] | None = None

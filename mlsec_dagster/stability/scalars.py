@@ -26,7 +26,7 @@ class Scalars:
         filled: Rows with a value, NaN among them.
         nans: Rows that are NaN.
         infinities: Rows that are infinite.
-        distinct: Different values, approximately.
+        distinct: Different values, approximately; of texts and of columns that are counted by value.
         minimum, maximum, mean, deviation: Of finite values or lengths; None where there are none.
         longest: Characters of the longest text.
     """
@@ -102,9 +102,8 @@ def _measured(column: Column) -> bool:
 def _asked(table: Any, column: Column, center: float, named: bool) -> dict[str, Any]:
     value, name = table[column.id], column.id
     asked: dict[str, Any] = {f"{name}_filled": value.count()}
-    if column.family != "other":
-        counted = value if column.family not in ("nested", "binary") else column.number(table)
-        asked[f"{name}_distinct"] = counted.approx_nunique()
+    if column.family == "text" or (named and column.family == "number"):
+        asked[f"{name}_distinct"] = value.approx_nunique()
     if named and column.family == "text":
         asked[f"{name}_longest"] = column.number(table).max()
     elif _measured(column):

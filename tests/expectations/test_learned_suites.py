@@ -11,7 +11,7 @@ import pytest
 
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.stability.expectations import expectation_suite
-from mlsec_dagster.stability.profiles import BUCKETS, ColumnFrame, ColumnProfile, Frame, Profile
+from mlsec_dagster.stability.profiles import ColumnFrame, ColumnProfile, Frame, Profile
 from mlsec_dagster.stability.suites import hold_against, read_suite
 
 pytest.importorskip("great_expectations", reason="needs great-expectations: install mlsec-dagster[gx]")
@@ -57,7 +57,7 @@ def measured(frame: pd.DataFrame) -> Profile:
         texts = values.dropna().astype(str).map(lambda text: text.lower() if known.kind == "boolean" else text)  # noqa: B023
         counts = tuple(int((texts == name).sum()) for name in known.categories)
         unlisted = texts[~texts.isin(known.categories)].value_counts() if known.categories else pd.Series(dtype=int)
-        other = (int(unlisted.sum()),) + (0,) * (BUCKETS - 1)
+        other = (int(unlisted.sum()),)
         columns.append(
             ColumnProfile(
                 name=known.name,
