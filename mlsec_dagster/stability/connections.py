@@ -15,6 +15,7 @@ _MEMORY: Final = "400MB"
 
 
 def private_folder(stack: ExitStack) -> Path:
+    """A folder of this process alone, which is gone when `stack` is left."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlsec-")))
 
 
@@ -46,6 +47,8 @@ def _quoted(text: str) -> str:
 
 
 def streamer(ibis: Any, connection: Any) -> Callable[[Any], Any]:
+    """What runs an Ibis expression on this connection, and yields its rows as Arrow batches."""
+
     def stream(expression: Any) -> Any:
         return connection.sql(str(ibis.to_sql(expression, dialect="duckdb"))).to_arrow_reader(65_536)
 

@@ -1,4 +1,4 @@
-"""What becomes of a value on its way in: the types that DuckDB knows, and the plainer ones in which rows are sampled and counted in memory."""
+"""What becomes of a value on its way in: the types that DuckDB knows, and the plainer ones in which rows are counted in memory."""
 
 # pyarrow brings no types of its own, so what comes out of it is unknown to a type checker.
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -46,6 +46,7 @@ def known(kind: "pa.DataType") -> "pa.DataType":
 
 
 def converted(values: "pa.Array[Any]", wanted: "pa.DataType") -> "pa.Array[Any]":
+    """The same values in a type that DuckDB knows."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as t
@@ -114,7 +115,7 @@ def shown(values: "pa.ChunkedArray[Any]", family: Family) -> "pa.ChunkedArray[An
         return pc.binary_length(values).cast(pa.float64())
     if family == "nested" and t.is_nested(values.type):
         return pa.chunked_array([lengths(chunk) for chunk in values.chunks], pa.int64()).cast(pa.float64())
-    if family == "nested" or t.is_decimal(values.type):
+    if family == "nested" and not t.is_decimal(values.type):
         return values.cast(pa.float64())
     if t.is_time(values.type):
         return _of_day(values)
@@ -142,7 +143,10 @@ def settled(values: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":
         return values.cast(pa.date32(), safe=False)
     if t.is_large_string(kind) or t.is_string_view(kind) or t.is_dictionary(kind):
         return values.cast(pa.string())
-    return values.cast(pa.float64()) if t.is_decimal(kind) else values
+    if t.is_decimal(kind):
+        # By way of its digits it becomes the nearest float, as in engines; Arrow's own cast may yield a neighbour.
+        return values.cast(pa.string()).cast(pa.float64())
+    return values
 
 
 def cut(values: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":

@@ -77,7 +77,7 @@ def _in_memory(window: Held, frame: Frame, roles: Roles, key: bytes, between: Sl
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    types = [family_of(field.type, kind) for field, kind in zip(window.table.schema, window.types, strict=True)]
+    types: list[Family] = [family_of(field.type, kind) for field, kind in zip(window.table.schema, window.types, strict=True)]
     table = window.table if between is None else _cut(window, types, roles, between)
     known = _known(window.names, window.types, frame)
     asked = [place for place, name in enumerate(window.names) if name not in roles.ignore]
@@ -144,7 +144,7 @@ def _in_an_engine(window: Window, frame: Frame, roles: Roles, key: bytes, betwee
 
 
 def _keyed(asked: Sequence[int], families: Sequence[Family], known: Mapping[int, ColumnFrame]) -> list[str]:
-    """Columns whose values make a row the same as another one: those that are neither identifiers nor unreadable; all, if there are none."""
+    """Columns whose values make rows equal: those that are neither identifiers nor unreadable; all, if there are none."""
     identifiers = {place for place, each in known.items() if each.kind == "identifier"}
     return [f"c{place}" for place in asked if place not in identifiers and families[place] != "other"] or [f"c{place}" for place in asked]
 

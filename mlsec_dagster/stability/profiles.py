@@ -122,8 +122,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         columns: In the order of the table. Columns that the frame does not know have no counts.
         patterns: Missingness: which columns are null together, as "0"/"1" per column in the frame's order -> rows. The commonest
             `CATEGORIES` only.
-        pattern_rows: Rows among which patterns were counted: all of them; or, where there are too many patterns, those that `hashed` counts,
-            and then `patterns` is scaled up.
+        pattern_rows: Rows among which patterns were counted: all of them; or, where there are too many patterns, those that `hashed`
+            counts, and then `patterns` is scaled up.
         hashed: Rows whose keyed hash fell into the sample for duplicates.
         duplicates: How many of those repeat another one of them.
         window: Start and end of the window's time column, seconds since the epoch, if one is declared.

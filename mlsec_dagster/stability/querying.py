@@ -125,6 +125,7 @@ def profile_of(
     sample: Sample,
 ) -> ColumnProfile:
     """Puts together what is known of a column. What was not counted of it is looked up in the sample."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     values = sample.rows.column(column.id)
@@ -138,7 +139,11 @@ def profile_of(
         nulls=scalars.rows - scalars.filled,
         nans=scalars.nans,
         infinities=scalars.infinities,
-        distinct=scalars.distinct if asked else 0 if column.family == "other" else pc.count_distinct(values).as_py(),
+        distinct=scalars.distinct
+        if asked
+        else 0
+        if pa.types.is_null(values.type) or column.family == "other"
+        else pc.count_distinct(values).as_py(),
         minimum=scalars.minimum,
         maximum=scalars.maximum,
         mean=scalars.mean,
@@ -154,8 +159,8 @@ def patterns_of(
 ) -> tuple[list[tuple[tuple[int, ...], int]], bool]:
     """Counts which columns are null together, as `counting.patterns` does.
 
-    Where there are more than about `_PATTERNS` of them, they are counted among the rows of the sample for duplicates: chosen by a keyed hash,
-    the same table always has the same.
+    Where there are more than about `_PATTERNS` of them, they are counted among the rows of the sample for duplicates: chosen by a keyed
+    hash, the same table always has the same.
 
     Args:
         window: Where to ask.

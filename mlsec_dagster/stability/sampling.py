@@ -1,13 +1,13 @@
 """The sample that a window leaves behind, and how many of its rows repeat another one.
 
-Rows of the sample are chosen by random numbers that nobody knows before, the engine's or ours; they lie in random order, so that the first
-rows of a sample are a sample too.
+Rows of the sample are chosen by random numbers that nobody knows before, the engine's or ours; they lie in random order, so that the
+first rows of a sample are a sample too.
 
-Whether rows repeat others is asked of a sample of *values*: of rows whose keyed hash is small, so that equal rows are all chosen or none is.
-Whoever does not know the key cannot write rows that are never chosen. That is all it is worth: the hash is the engine's own 64-bit hash,
-which is not cryptographic, XORed with a secret number and hashed again. Nobody outside sees what it yields, but who knows the key, or who
-may read the engine's queries, can aim. Two different rows have equal hashes with a probability of 2^-64 unless somebody made them so, which
-costs an attacker false duplicates, not hidden ones. Engines hash differently: which rows are chosen depends on the engine.
+Whether rows repeat others is asked of a sample of *values*: of rows whose keyed hash is small, so that equal rows are all chosen or none
+is. Whoever does not know the key cannot write rows that are never chosen. That is all it is worth: the hash is the engine's own 64-bit
+hash, which is not cryptographic, XORed with a secret number and hashed again. Nobody outside sees what it yields, but who knows the key,
+or who may read the engine's queries, can aim. Two different rows have equal hashes with a probability of 2^-64 unless somebody made them
+so, which costs an attacker false duplicates, not hidden ones. Engines hash differently: which rows are chosen depends on the engine.
 """
 
 # Ibis and pyarrow bring no types of their own, so what comes out of them is unknown to a type checker.

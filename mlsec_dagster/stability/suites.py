@@ -62,7 +62,7 @@ def great_expectations() -> Any:
     """The library, with its telemetry off.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: It is not installed, or not with what it needs beside PySpark.
     """
     # Read by the versions that have telemetry, when they are imported; what they are told to do later comes too late.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -70,6 +70,11 @@ def great_expectations() -> Any:
         import great_expectations
     except ImportError as error:
         raise MissingExtraError("Expectations need Great Expectations: install mlsec-dagster[gx].") from error
+    except SystemExit as error:
+        # Beside PySpark it imports pyspark.sql.connect, which ends the whole process where its own dependencies are missing.
+        raise MissingExtraError(
+            "Great Expectations cannot be imported beside a PySpark without Spark Connect: install pyspark[connect]."
+        ) from error
     return great_expectations
 
 

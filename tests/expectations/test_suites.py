@@ -56,6 +56,15 @@ def test_what_gx_would_leave_out_or_fail_on_later_is_refused_at_once(tmp_path: P
         read_suite(written(tmp_path, content))
 
 
+def test_what_ends_the_process_while_gx_is_imported_is_an_error_that_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "great_expectations.py").write_text("import sys\nsys.exit(0)  # as PySpark's doctests do\n")
+    code = "from mlsec_dagster.stability.suites import great_expectations; great_expectations()"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "MissingExtraError" in done.stderr
+    assert "install pyspark[connect]" in done.stderr
+
+
 def test_a_path_that_leads_nowhere_and_a_thing_that_is_no_suite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         read_suite(tmp_path / "nowhere.json")
