@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.guard.projects import ParquetIOManager, flights
-from tests.guard.sameness import Run, Twins, at_home
+from tests.guard.sameness import CHECKS, Run, Twins, at_home
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_jobs_that_leave_checks_out_stay_without_them(twins: Any) -> None:
     names = {job.name: {node.name for node in job.nodes} for job in project.guarded.defs.get_repository_def().get_all_jobs()}
     assert names["without"] == {"raw", "features"}
     assert names["one"] == {"features"}
-    assert names["group"] == {"raw", "features", "raw_dataset_hash", "features_dataset_hash"}
+    assert names["group"] == {"raw", "features", *(f"{name}_{check}" for name in ("raw", "features") for check in CHECKS)}
     project.assert_run_alike(Run(job="without"), Run(job="one"))
     project.assert_every_check_passed(0)
 
