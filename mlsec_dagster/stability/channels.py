@@ -98,8 +98,16 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
 
 
 def counted(rows: float, of: int) -> float:
-    """The logarithm of a count that is nil as a rule, scaled to a window of ten thousand rows, so that its size does not matter."""
-    return math.log1p(rows / max(of, 1) * max(min(of, 10_000), 1))
+    """A count that is nil as a rule, as twice its root: chance gives that a deviation of 1 whatever the count is (Bartlett, 1936).
+
+    In windows of more than ten thousand rows it is the count among so many.
+    """
+    return 2 * math.sqrt(rows / max(of, 1) * max(min(of, 10_000), 1))
+
+
+def rows_counted(value: float, of: int) -> float:
+    """`counted`, reversed."""
+    return (value / 2) ** 2 * max(of, 1) / max(min(of, 10_000), 1)
 
 
 def values_of(profile: Profile, frame: Frame) -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 
 from mlsec_dagster.stability.assessment import Assessment
-from mlsec_dagster.stability.channels import Channel
+from mlsec_dagster.stability.channels import Channel, rows_counted
 from mlsec_dagster.stability.decision import Judgement
 from mlsec_dagster.stability.labels import FEW
 from mlsec_dagster.stability.profiles import Profile
@@ -85,8 +85,7 @@ def _change(
             return Change("flipped labels", channel.other, _flips(channel.other, needed, assessment), "of rows")
         case "unseen" | "duplicates":
             needed = usual + deviation * (judgement.novelty_threshold + _MARGIN)
-            # The inverse of `channels.counted`.
-            share = math.expm1(min(needed, 50.0)) / max(min(profile.rows, 10_000), 1)
+            share = rows_counted(needed, profile.rows) / max(profile.rows, 1)
             return Change("unseen value" if channel.test == "unseen" else "duplicate rows", channel.column, _possible(share), "of rows")
         case _:
             return None

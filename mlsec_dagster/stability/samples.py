@@ -9,8 +9,8 @@ paired.categories, paired.then.codes, paired.now.codes           # names, (rows 
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -64,6 +64,8 @@ class Paired:
         now: The window.
         levels: Per category column, how many codes there are.
         named: Per category column, its values as text in the order of their codes; empty where they are many.
+        clock: The time column and its seconds, those before and now; None if there is none.
+        steps: Whole numbers of few values by name, before and now; among them those left out of `numbers`.
     """
 
     numbers: tuple[str, ...]
@@ -73,6 +75,10 @@ class Paired:
     now: Part
     levels: tuple[int, ...]
     named: tuple[tuple[str, ...], ...]
+    clock: tuple[str, NDArray[np.float64], NDArray[np.float64]] | None = None
+    steps: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
+        default_factory=dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    )
 
     def features(self, leave_out: Collection[str] = ()) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
         """Names, and both sides as one matrix each: categories by code, commonest first, nulls as NaN; without identifiers."""
@@ -105,6 +111,7 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
     numbers: list[tuple[str, NDArray[np.float64]]] = []
     codes: list[tuple[str, NDArray[np.int64], int, tuple[str, ...]]] = []
     identifiers: set[str] = set()
+    steps: dict[str, NDArray[np.float64]] = {}
     for column in [column for column in frame.columns if column.kind not in ("other", "constant") and not column.monotone][:MOST_COLUMNS]:
         if column.name not in now.column_names or any(column.name not in table.column_names for table in tables):
             continue
@@ -120,9 +127,12 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
             codes.append((column.name, coded, count, values))
         else:
             flat = np.concatenate([_numbers(piece, column) for piece in pieces])
+            if column.kind == "number" and _few_whole(flat[:total]):
+                steps[column.name] = flat
             if not _moves(_binned(flat, total), ends):
                 numbers.append((column.name, flat))
     size = total + now.num_rows
+    clock = _clock(tables, now, frame)
     all_numbers = np.column_stack([values for _, values in numbers]) if numbers else np.empty((size, 0))
     all_codes = np.column_stack([coded for _, coded, _, _ in codes]) if codes else np.empty((size, 0), np.int64)
     return Paired(
@@ -133,7 +143,25 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
         Part(all_numbers[total:], all_codes[total:]),
         tuple(count for _, _, count, _ in codes),
         tuple(values for _, _, _, values in codes),
+        None if clock is None else (clock[0], clock[1][:total], clock[1][total:]),
+        {name: (values[:total], values[total:]) for name, values in steps.items()},
     )
+
+
+def _few_whole(values: NDArray[np.float64]) -> bool:
+    known = values[~np.isnan(values)]
+    return len(known) > 0 and len(np.unique(known)) <= MOST_NAMED and bool((known == np.trunc(known)).all())
+
+
+def _clock(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame) -> tuple[str, NDArray[np.float64]] | None:
+    """The declared time column, or the only one; and its seconds."""
+    times = [column for column in frame.columns if column.kind == "time"]
+    chosen = [column.name for column in times if column.monotone] or ([times[0].name] if len(times) == 1 else [])
+    if not chosen or any(chosen[0] not in table.column_names for table in (*before, now)):
+        return None
+    pieces = [seconds_of(table.column(chosen[0])) for table in (*before, now)]
+    known = [piece for piece in pieces if piece is not None]
+    return (chosen[0], np.concatenate(known)) if len(known) == len(pieces) else None
 
 
 def _binned(values: NDArray[np.float64], total: int) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from mlsec_dagster.stability.assessment import Assessment
-from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, unseen, unseen_patterns
+from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, rows_counted, unseen, unseen_patterns
 from mlsec_dagster.stability.labels import FEW
 from mlsec_dagster.stability.profiles import ColumnFrame, ColumnProfile, Window
 
@@ -332,6 +332,12 @@ def _contradiction(channel: Channel, scene: Scene) -> Phrase:
     (by, of), rows = max(found.items(), key=lambda item: item[1])
     among = "" if sampled >= scene.rows else f" of {sampled:,} sampled"
     said = count_said(rows, secret=secret)
+    # A time comes once; what follows from it (month, hour) is held against the rows right before and after.
+    if by == scene.assessed.observation.together.clock:
+        what = "rows out of step with time"
+        return Phrase(
+            what, before, now, f"in {said}{among} rows {named(of)} is not what it is in the rows right before and after by {named(by)}"
+        )
     return Phrase(what, before, now, f"in {said}{among} rows {named(of)} is not what {named(by)} always came with")
 
 
@@ -461,9 +467,8 @@ def _values_before(channel: Channel, scene: Scene) -> list[float]:
 
 
 def _rows_before(channel: Channel, scene: Scene, of: int) -> list[int]:
-    """The same of a channel that counts rows, as rows in a window of `of`: `channels.counted`, reversed."""
-    per = max(of, 1) / max(min(of, 10_000), 1)
-    return [round(math.expm1(value) * per) for value in _values_before(channel, scene)]
+    """The same of a channel that counts rows, as rows in a window of `of`: see `channels.counted`."""
+    return [round(rows_counted(value, of)) for value in _values_before(channel, scene)]
 
 
 def _mean_before(scene: Scene, name: str) -> float | None:

@@ -90,7 +90,7 @@ def test_flipped_labels_are_counted_against_those_of_earlier_windows() -> None:
 def test_duplicates_are_scaled_from_the_hashed_rows_and_held_against_those_before() -> None:
     now = msgspec.structs.replace(profile(), hashed=3_250, duplicates=65)
     channel = Channel("duplicates")
-    past = history(8, {channel: math.log1p(2)})  # two rows in a window of this size
+    past = history(8, {channel: 2 * math.sqrt(2)})  # two rows in a window of this size
     assert "130 rows are copies of another one (before: 2 in as many rows)" in sentence({channel: 9.0}, now=now, past=past)
 
 
