@@ -41,7 +41,7 @@ class Channel(NamedTuple):
 
 
 SIGNED: Final = frozenset({"volume", "nulls", "location", "share", "relation"})
-"""Tests whose values have a direction and 1 as the smallest deviation that is believed."""
+"""Tests whose values have a direction, in units of what sampling alone does."""
 
 NOVELTY: Final = frozenset({"unseen", "pattern", "duplicates", "contradiction", "stale"})
 """Tests that count rows which are like none before; see `decision.judge`."""

@@ -44,7 +44,7 @@ MOST_WINDOWS: Final = 200
 NOVELTY_SHARE: Final = 0.2
 """Share of the false-alarm budget that goes to channels which count what was never there."""
 
-_LEAST_SPREAD: Final = 0.33
+_LEAST_SPREAD: Final = 0.4
 """Deviation of the statistics over their mean, at least: a history that was calm by chance must not turn the next season into an alarm."""
 _PHASE_PRIOR: Final = 2.0
 
@@ -108,7 +108,7 @@ def judge(
     signed = np.array([channel.test in SIGNED for channel in channels], bool)
     novel = np.array([channel.test in NOVELTY for channel in channels], bool)
     scores, usual_values, deviations = (np.full(values.shape, math.nan) for _ in range(3))
-    for group, least, prior in ((signed, 0.5, 3.0), (novel, 1.0, 0.0), (~signed & ~novel, 0.25, 6.0)):
+    for group, least, prior in ((signed, 0.7, 3.0), (novel, 1.0, 0.0), (~signed & ~novel, 0.25, 6.0)):
         scores[:, group], usual_values[:, group], deviations[:, group] = studentised(values[:, group], least=least, prior=prior)
     scores[:, signed] = np.abs(scores[:, signed])
     usual, unseen = _largest(scores[:, ~novel]), _largest(scores[:, novel])
