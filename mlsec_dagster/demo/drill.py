@@ -68,7 +68,9 @@ def run_drill(home: Path, console: Console) -> int:
             console.print("\n[bold]Clean runs[/bold]: each dataset is sealed when it is written, checked, and verified when it is read")
             ingest_clean_weeks(project, ticks)
             outcomes: list[Outcome] = []
-            console.print("\n[bold]Attacks[/bold], each undone before the next: somebody can write to storage, to the ledger's database, to the source")
+            console.print(
+                "\n[bold]Attacks[/bold], each undone before the next: somebody writes to storage, the ledger's database, the source"
+            )
             for number, attack in enumerate(ATTACKS, 1):
                 outcomes.append(attack(project))
                 _tell(console, number, outcomes[-1])

@@ -173,7 +173,7 @@ def switch_the_check_off(project: Project) -> Outcome:
 
 
 def shift_the_feed(project: Project) -> Outcome:
-    """The source issues a week in which some flights are copies of one carrier's: bad before it is ingested, so that every digest agrees."""
+    """The source issues a week in which some flights are copies of one carrier's, before it is ingested, so that every digest agrees."""
     return _poison_the_feed(
         project,
         pipeline.weeks.get_partition_keys()[CLEAN_WEEKS + 2],
@@ -184,7 +184,7 @@ def shift_the_feed(project: Project) -> Outcome:
 
 
 def flip_labels_upstream(project: Project) -> Outcome:
-    """The source issues a week in which late flights are labelled punctual: bad before it is ingested, so that every digest agrees."""
+    """The source issues a week in which late flights are labelled punctual, before it is ingested, so that every digest agrees."""
     return _poison_the_feed(
         project,
         pipeline.weeks.get_partition_keys()[CLEAN_WEEKS + 3],
@@ -202,7 +202,8 @@ def _poison_the_feed(project: Project, week: str, poison: Callable[[pd.DataFrame
         run = project.run("weekly_ingest", week)
         # Whoever waits for a green run goes on when there is one.
         if run.success:
-            train(project, lambda what, run: None)
+            for job in ("build_training_set", "train_model"):
+                require_success(project.run(job))
         has_trained = trained()
     agreed = "raw_flights:dataset_hash" in run.checks_passed
     stopped = run.check == "raw_flights:distribution_stability" and "flight_features" not in run.materialized
