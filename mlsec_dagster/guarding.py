@@ -18,6 +18,7 @@ import dagster as dg
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings, Resolver, build_dataset_hash_check, is_external, validate_settings
+from mlsec_dagster.asset_checks.distribution_stability import CHECK_NAME as STABILITY
 from mlsec_dagster.asset_checks.distribution_stability import StabilityCheckSettings, build_distribution_stability_check
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
@@ -83,7 +84,8 @@ def guard(
         false_alarms: How often a materialization in which nothing changed may alarm. Defaults to 0.01, one in a hundred.
         severity: The severity of a failed `dataset_hash` check. Defaults to ERROR. `distribution_stability` warns.
         blocking: Whether a failed `dataset_hash` check blocks downstream assets in the same run. Defaults to True.
-            `distribution_stability` does not block; `build_distribution_stability_checks` makes one that does.
+            `distribution_stability` does not block. A project may have one that does, of `build_distribution_stability_checks`;
+            its asset is then given no second one.
         resolver: Says where assets lie that write for themselves and do not report it.
         store: Where the ledger is. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
         signer: What signs. Default: an Ed25519 key file under `$DAGSTER_HOME/mlsec/keys/`.
@@ -110,7 +112,13 @@ def guard(
         store=store,
         signer=signer,
     )
-    checks = [check for key, dataset in keyed for check in checks_of(key, known[key], dataset, defaults, false_alarms)]
+    own = stability_checks_of(defs)
+    checks = [
+        check
+        for key, dataset in keyed
+        for check in checks_of(key, known[key], dataset, defaults, false_alarms)
+        if not own.intersection(check.check_keys)
+    ]
 
     def open_seals(instance: dg.DagsterInstance, executor: str | None) -> Seals:
         return Seals(open_store(instance, store, signer, executor=executor), instance)
@@ -147,6 +155,12 @@ def checks_of(
         signer=settings.signer,
     )
     return [build_dataset_hash_check(key, definition, settings), build_distribution_stability_check(key, definition, stability)]
+
+
+def stability_checks_of(defs: dg.Definitions) -> set[dg.AssetCheckKey]:
+    """The `distribution_stability` checks that a project has already."""
+    declared = [check for check in defs.asset_checks or [] if isinstance(check, dg.AssetsDefinition)]
+    return {key for check in declared for key in check.check_keys if key.name == STABILITY}
 
 
 def columns_by_role(label: str | None, time: str | None, ignore: Sequence[str], sensitive: Sequence[str]) -> dict[str, Sequence[str]]:

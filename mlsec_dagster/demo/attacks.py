@@ -1,4 +1,4 @@
-"""What somebody with write access to storage and to the ledger's database can do. Nothing here uses this package.
+"""What somebody with write access to storage, to the ledger's database or to the source can do. Nothing here uses this package.
 
 Every attack hides its traces as far as that access goes: the schema stays, no row is added or lost, the file keeps its time stamp.
 """
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+SEED = 7
+"""Of what is chosen at random, so that a drill can be repeated."""
 
 
 def flip_labels(file: Path, label: str, *, carrier: str, first_row: int) -> int:
@@ -32,6 +35,25 @@ def hide_delays(file: Path, *, carrier: str) -> int:
     return int(chosen.sum())
 
 
+def crowd_with_copies(flights: pd.DataFrame, *, carrier: str, share: float) -> int:
+    """Put copies of one carrier's flights in the place of others', a share of all rows; returns how many."""
+    random, of_carrier = np.random.default_rng(SEED), (flights["carrier"] == carrier).to_numpy()
+    count = int(share * len(flights))
+    replaced = random.choice(np.flatnonzero(~of_carrier), count, replace=False)
+    copied = random.choice(np.flatnonzero(of_carrier), count, replace=False)
+    for column in flights:
+        flights.loc[replaced, column] = flights[column].array[copied]
+    return count
+
+
+def call_punctual(flights: pd.DataFrame, label: str, *, share: float) -> int:
+    """Turn labels that say "late" into "punctual", as many as a share of all rows; returns how many."""
+    late = np.flatnonzero(flights[label].fillna(value=False))
+    chosen = np.random.default_rng(SEED).choice(late, min(int(share * len(flights)), len(late)), replace=False)
+    flights.loc[chosen, label] = False
+    return len(chosen)
+
+
 def rewrite_record(database: Path, asset: str, old: str, new: str) -> int:
     """Replace a digest in the newest record about an asset, so that a forged file agrees with it; returns the record's place.
 
@@ -49,6 +71,18 @@ def copy_database(database: Path, copy: Path) -> None:
     """Copy an SQLite database while others have it open; also puts an earlier copy back."""
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
+
+
+@contextmanager
+def issued_again(feed: Path, week: str, flights: pd.DataFrame) -> Iterator[None]:
+    """Have the source issue a week again, until the block ends."""
+    feed.mkdir(exist_ok=True)
+    file = feed / f"{week}.csv"
+    flights.to_csv(file, index=False)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 @contextmanager

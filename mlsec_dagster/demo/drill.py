@@ -1,4 +1,4 @@
-"""What `mlsec demo` runs: clean weeks, five attacks on them, and a table of what came of each.
+"""What `mlsec demo` runs: clean weeks, seven attacks on them, and a table of what came of each.
 
 $ mlsec demo                  # builds its history anew in .demo
 $ mlsec demo --ui             # opens Dagster on that history
@@ -68,7 +68,9 @@ def run_drill(home: Path, console: Console) -> int:
             console.print("\n[bold]Clean runs[/bold]: each dataset is sealed when it is written, checked, and verified when it is read")
             ingest_clean_weeks(project, ticks)
             outcomes: list[Outcome] = []
-            console.print("\n[bold]Attacks[/bold], each undone before the next: somebody can write to storage and to the ledger's database")
+            console.print(
+                "\n[bold]Attacks[/bold], each undone before the next: somebody writes to storage, the ledger's database, the source"
+            )
             for number, attack in enumerate(ATTACKS, 1):
                 outcomes.append(attack(project))
                 _tell(console, number, outcomes[-1])
@@ -102,7 +104,8 @@ def summary(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _tick(console: Console, what: str, run: Run) -> None:
-    checks = f"{run.checks_passed} check{'s' if run.checks_passed != 1 else ''} passed"
+    passed = len(run.checks_passed)
+    checks = f"{passed} check{'s' if passed != 1 else ''} passed"
     console.print(f"  [green]✓[/green] {what:<19} {', '.join(sorted(run.materialized)):<29} {checks} {run.seconds:6.1f} s")
 
 

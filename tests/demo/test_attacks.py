@@ -38,6 +38,42 @@ def test_hiding_delays_makes_late_flights_of_one_carrier_punctual(flights: Path)
     assert pd.read_parquet(flights)["arr_delay"].fillna(-1).tolist() == [0.0, 30.0, -5.0, -1.0]
 
 
+@pytest.fixture
+def week() -> pd.DataFrame:
+    rows = 200
+    return pd.DataFrame(
+        {
+            "carrier": ["UA", "AA"] * (rows // 2),
+            "flight": range(rows),
+            "arr_late": pd.array([True, False, None, False] * (rows // 4), dtype="boolean"),
+        }
+    )
+
+
+def test_a_crowded_week_has_as_many_rows_some_of_them_copies_of_one_carriers(week: pd.DataFrame) -> None:
+    before = week.copy()
+    assert attacks.crowd_with_copies(week, carrier="UA", share=0.05) == 10
+    assert week.dtypes.tolist() == before.dtypes.tolist()
+    assert (week.carrier == "UA").sum() == 110
+    assert week.duplicated().sum() == 10
+    assert len(week.merge(before)) == len(week)  # each row is one that was there
+
+
+def test_labels_are_called_punctual_where_they_said_late_and_nothing_else_changes(week: pd.DataFrame) -> None:
+    before = week.copy()
+    assert attacks.call_punctual(week, "arr_late", share=0.02) == 4
+    changed = week.arr_late.fillna(value=False) != before.arr_late.fillna(value=False)
+    assert before.arr_late[changed].tolist() == [True] * 4
+    pd.testing.assert_frame_equal(week.drop(columns="arr_late"), before.drop(columns="arr_late"))
+    assert week.arr_late.isna().tolist() == before.arr_late.isna().tolist()
+
+
+def test_a_week_is_issued_again_for_as_long_as_the_attack_lasts(week: pd.DataFrame, tmp_path: Path) -> None:
+    with attacks.issued_again(tmp_path / "feed", "2013-01-08", week):
+        assert len(pd.read_csv(tmp_path / "feed/2013-01-08.csv")) == len(week)
+    assert not list((tmp_path / "feed").iterdir())
+
+
 def test_what_was_attacked_is_back_afterwards_bytes_and_time_even_if_the_attack_breaks_off(flights: Path) -> None:
     before, listed = flights.read_bytes(), flights.stat()
 

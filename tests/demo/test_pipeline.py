@@ -1,6 +1,7 @@
 """The example pipeline by itself: an ordinary Dagster project over real flights."""
 
 import ast
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
@@ -36,7 +37,24 @@ def test_a_raw_week_is_the_archive_unchanged(home: Path) -> None:
     assert week[["month", "day"]].drop_duplicates().to_numpy().tolist() == [[1, day] for day in range(8, 15)]
     archive = pd.read_csv(Path(_package()) / "data/flights.csv.zip")
     same_days = archive[(archive.month == 1) & archive.day.between(8, 14)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(week.drop(columns="time_hour").convert_dtypes(), same_days.drop(columns="time_hour").convert_dtypes())
+    as_archived = week.drop(columns=["time_hour", pipeline.REPORTED])
+    pd.testing.assert_frame_equal(as_archived.convert_dtypes(), same_days.drop(columns="time_hour").convert_dtypes())
+
+
+def test_the_source_reports_who_came_late_and_nothing_of_flights_that_did_not_land(home: Path) -> None:
+    week = pd.read_parquet(home / "storage/raw_flights/2013-01-08.parquet")
+    late = week[pipeline.REPORTED]
+    assert late.isna().tolist() == week.arr_delay.isna().tolist()
+    assert late.dropna().tolist() == (week.arr_delay.dropna() > 15).tolist()
+
+
+def test_a_week_that_was_issued_again_is_read_in_place_of_the_archives_with_the_same_types(tmp_path: Path) -> None:
+    archive, days = pipeline.FlightArchive(), (date(2013, 1, 8), date(2013, 1, 15))
+    archived = archive.between(*days)
+    archived.to_csv(tmp_path / "2013-01-08.csv", index=False)
+    pd.testing.assert_frame_equal(archive.reported(*days, feed=tmp_path), archived)
+    archived.head(5).to_csv(tmp_path / "2013-01-08.csv", index=False)
+    pd.testing.assert_frame_equal(archive.reported(*days, feed=tmp_path), archived.head(5))
 
 
 def test_features_say_what_is_known_before_departure_and_whether_the_flight_came_late(home: Path) -> None:

@@ -175,6 +175,21 @@ def test_a_job_grows_by_exactly_our_checks(instance: dg.DagsterInstance, tmp_pat
     assert before <= after
 
 
+def test_a_stability_check_that_a_project_has_already_is_kept_and_no_second_one_is_built(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    project = parquet_project(tmp_path, instance)
+    own = mlsec.build_distribution_stability_checks(assets=[dg.AssetKey("raw")], blocking=True, severity=dg.AssetCheckSeverity.ERROR)
+    guarded = mlsec.guard(dg.Definitions.merge(project.plain, dg.Definitions(asset_checks=own)), datasets=["raw", "features"])
+    checks = guarded.resolve_asset_graph()
+    assert {(key.asset_key.to_user_string(), key.name): checks.get(key).blocking for key in checks.asset_check_keys} == {
+        ("raw", "dataset_hash"): True,
+        ("raw", "distribution_stability"): True,
+        ("features", "dataset_hash"): True,
+        ("features", "distribution_stability"): False,
+    }
+
+
 def test_append_only_refuses_a_rewritten_row_and_accepts_new_ones(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     rows = {"n": 100, "seed": 1}
 

@@ -4,6 +4,8 @@ import base64
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlsec_dagster.asset_checks.pictures import bars, course, image, spoken
 from mlsec_dagster.stability.evidence import Compared, Past
@@ -49,6 +51,14 @@ def test_the_course_marks_windows_that_alarmed_and_stays_small(count: int) -> No
     root = ElementTree.fromstring(svg)
     assert len([element for element in root.iter() if element.tag.endswith("rect")]) == sum(each.alarmed for each in history)
     assert len(image(svg, "x")) < MOST_BYTES
+
+
+@given(st.floats(0.0, 1.0))
+def test_whatever_share_the_highest_bar_has_its_axis_has_round_values(highest: float) -> None:
+    root = ElementTree.fromstring(bars(Compared("x", False, (), (highest, 1 - highest), (highest, 0.0))))
+    ticks = [element.text for element in root.iter() if element.tag.endswith("text") and (element.text or "").endswith("%")]
+    assert ticks[0] in ("0%", "0.0%")
+    assert 2 <= len(ticks) <= 5
 
 
 def test_nothing_that_is_all_nought_breaks_a_picture() -> None:
