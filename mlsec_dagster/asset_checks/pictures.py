@@ -198,5 +198,5 @@ def _share(share: float, most: float) -> str:
 def _ticks(most: float) -> list[float]:
     """Two to five round values from nought on."""
     unit = 10.0 ** math.floor(math.log10(most))
-    step = next(factor * unit for factor in (0.2, 0.5, 1.0, 2.0) if most / (factor * unit) <= 4.5)
+    step = next(factor * unit for factor in (0.2, 0.5, 1.0, 2.0, 5.0) if most / (factor * unit) <= 4.5)
     return [step * place for place in range(int(most / step) + 1)]

@@ -76,7 +76,7 @@ def differences(before: Window, now: Window, sample_before: "pa.Table", sample_n
     found: list[Difference] = []
     for name in names:
         distance, changed = math.nan, None
-        if name in sample_before.column_names and name in sample_now.column_names:
+        if sample_before.column_names.count(name) == sample_now.column_names.count(name) == 1:
             distance, changed = _compared(sample_before.column(name), sample_now.column(name))
         found.append(Difference(name, distance, side(before, name), side(now, name), changed))
     return sorted(found, key=lambda each: -1.0 if math.isnan(each.distance) else each.distance, reverse=True)

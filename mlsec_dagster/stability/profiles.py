@@ -120,7 +120,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         rows: Rows.
         columns: In the order of the table. Columns that the frame does not know have no counts.
-        patterns: Missingness: which columns are null together, as "0"/"1" per column in the frame's order -> rows. The commonest
+        patterns: Missingness: which columns are null together, as "0"/"1" per column in the order of `columns` -> rows. The commonest
             `CATEGORIES` only.
         pattern_rows: Rows among which patterns were counted: all of them; or, where there are too many patterns, those that `hashed`
             counts, and then `patterns` is scaled up.

@@ -106,7 +106,7 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
     codes: list[tuple[str, NDArray[np.int64], int, tuple[str, ...]]] = []
     identifiers: set[str] = set()
     for column in [column for column in frame.columns if column.kind not in ("other", "constant") and not column.monotone][:MOST_COLUMNS]:
-        if column.name not in now.column_names or any(column.name not in table.column_names for table in tables):
+        if any(table.column_names.count(column.name) != 1 for table in [*tables, now]):
             continue
         pieces = [table.column(column.name) for table in [*tables, now]]
         if any(piece.type != pieces[-1].type for piece in pieces):
@@ -192,7 +192,8 @@ def _numbers(piece: "pa.ChunkedArray[Any]", column: ColumnFrame) -> NDArray[np.f
         values = pc.utf8_length(values.cast(pa.large_string()))
     flat = numbers_of(values).copy()
     flat[~np.isfinite(flat)] = np.nan
-    return flat
+    # Squares of what is larger are not to be had, and beyond this all are far away alike.
+    return np.clip(flat, -1e150, 1e150)
 
 
 def numbers_of(values: "pa.ChunkedArray[Any]") -> NDArray[np.float64]:

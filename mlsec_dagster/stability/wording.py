@@ -282,13 +282,17 @@ def _unseen(channel: Channel, scene: Scene) -> Phrase:
 
 def _pattern(_: Channel, scene: Scene) -> Phrase:
     what = "combinations of missing columns that were never there"
-    names = [column.name for column in scene.assessed.frame.columns]
+    names = [column.name for column in scene.assessed.window.profile.columns]
     new = unseen_patterns(scene.assessed.window.profile, [window for window in scene.earlier if window.profile.rows])
     if not new:
         return Phrase(what, "none", "none", "no combination of missing columns is new")
     pattern, rows = max(new.items(), key=lambda item: item[1])
     missing = _nulls_of(pattern, names)
-    known = [_nulls_of(other, names) for window in scene.earlier for other in window.profile.patterns]
+    known = [
+        _nulls_of(other, [column.name for column in window.profile.columns]).intersection(names)
+        for window in scene.earlier
+        for other in window.profile.patterns
+    ]
     around = [other for other in known if missing <= other]
     # What has always been missing along with these columns, and is there now, is what a reader wonders at.
     companions = (
@@ -296,7 +300,7 @@ def _pattern(_: Channel, scene: Scene) -> Phrase:
         if missing and around
         else frozenset[str]()
     )
-    listed = _listed(missing, names)
+    listed = _listed(missing, names) if missing else ""
     secret = bool((missing | companions) & scene.sensitive)
     said = count_said(rows, secret=secret) + (" row" if rows == 1 and not secret else " rows")
     total = count_said(sum(new.values()), secret=secret) + " rows"

@@ -1,0 +1,183 @@
+"""What `distribution_stability` does when something is wrong, or only odd: it never alarms for an error, and never passes for one."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlsec_dagster as mlsec
+from mlsec_dagster.errors import ConfigurationError
+from tests.faults.baselines import NEXT, NOW, PAST, WEEKS, Shop, ordinary, past, remember
+from tests.faults.claims import as_a_new_process, assert_clear
+from tests.faults.projects import ledger_file
+
+
+@pytest.fixture
+def shop(instance: dg.DagsterInstance, tmp_path: Path) -> Shop:
+    """A blocking check whose twenty windows before are there."""
+    remember(instance, past())
+    return Shop(instance, tmp_path / "data")
+
+
+def test_an_ordinary_window_passes_an_alarm_blocks_and_each_is_kept_once(shop: Shop) -> None:
+    shop.run(ordinary(1000)).passed_on("stable")
+    changed = ordinary(1001)
+    changed["cost"] += 6
+    sentence = shop.run(changed, NEXT).blocked("alarm")
+    assert "cost" in sentence
+    assert_clear(sentence)
+    # The check alone, of a materialization that it has seen.
+    again = shop.run(None, NEXT, only_check=True)
+    assert (again.outcome, again.passed) == ("alarm", False)
+    assert [each.name for each in shop.kept()] == [*PAST, NOW, NEXT]
+
+
+def test_a_check_that_could_not_block_is_refused_when_it_is_built() -> None:
+    with pytest.raises(ConfigurationError, match="severity WARN blocks nothing"):
+        mlsec.build_distribution_stability_checks(assets=["raw"], blocking=True, severity=dg.AssetCheckSeverity.WARN)
+
+
+# --- windows
+
+
+def _gone(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns="cost")
+
+
+def _more(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(discount=0.5)
+
+
+def _other_type(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(price=frame["price"].map("{:.2f}".format))
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "says"),
+    [
+        (lambda frame: frame.head(0), "schema", "the window before it: there are no rows (before: 400). Find out"),
+        (lambda frame: frame.head(1), "alarm", "it has 1 row, and the 8 windows before it about 400"),
+        (_gone, "schema", "column 'cost' is gone"),
+        (_more, "schema", "column 'discount' is new (float64)"),
+        (_other_type, "schema", "column 'price' was float64 and is string"),
+        (lambda frame: frame.assign(region="north"), "alarm", "region"),
+        (lambda frame: frame.assign(price=np.nan), "alarm", "100% of price is missing"),
+        (lambda frame: frame.assign(price=np.inf), "alarm", "price"),
+        (lambda frame: frame.assign(region=pd.Series([None] * len(frame), dtype="string")), "alarm", "100% of region is missing"),
+    ],
+    ids=["no rows", "one row", "gone", "new", "other type", "constant", "all null", "infinite", "text all null"],
+)
+def test_an_odd_window_is_told_in_one_sentence_and_blocks(
+    shop: Shop, change: Callable[[pd.DataFrame], pd.DataFrame], outcome: str, says: str
+) -> None:
+    sentence = shop.run(change(ordinary(1000))).blocked(outcome)
+    assert says in sentence
+    assert "Find out what changed where it comes from" in sentence
+    assert_clear(sentence)
+    assert [each.name for each in shop.kept()] == [*PAST, NOW]
+    # It is no obstacle to what comes after it.
+    after = shop.run(ordinary(1002), NEXT)
+    assert after.outcome in ("stable", "schema"), after.sentence
+    assert len(shop.kept()) == 22
+
+
+def test_a_partition_that_is_materialized_again_counts_once_and_is_not_compared_with_itself(shop: Shop) -> None:
+    broken = ordinary(1000)
+    broken["cost"] += 6
+    shop.run(broken).blocked("alarm")
+    shop.run(ordinary(1000)).passed_on("stable")
+    # One of the past, so that fewer than twenty lie before it.
+    assert shop.run(ordinary(3), PAST[3]).outcome == "learning"
+    assert sorted(each.name for each in shop.kept()) == sorted([*PAST, NOW])
+    assert next(each for each in shop.kept() if each.name == NOW).window.alarmed is False
+
+
+def test_partitions_that_are_filled_in_from_the_last_to_the_first_are_compared_with_those_after(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    remember(instance, past(), WEEKS.get_partition_keys()[1:21])
+    shop = Shop(instance, tmp_path)
+    first = WEEKS.get_partition_keys()[0]
+    shop.run(ordinary(1000), first).passed_on("stable")
+    broken = ordinary(1001)
+    broken["cost"] += 6
+    shop.run(broken, first).blocked("alarm")
+
+
+def test_a_partition_from_the_future_is_neither_compared_nor_kept(shop: Shop) -> None:
+    future = "2099-01-04"
+    broken = ordinary(1000)
+    broken["cost"] += 600
+    # Dagster itself knows no such partition; who writes it all the same has not its time.
+    weeks = dg.WeeklyPartitionsDefinition(start_date="2013-01-06", end_offset=5_000)
+    ahead = Shop(shop.instance, shop.base, weeks)
+    assert future in weeks.get_partition_keys()
+    sentence = ahead.run(broken, future).passed_on("not complete")
+    assert "was materialized before its time was over" in sentence
+    assert future not in [each.name for each in shop.kept()]
+
+
+def test_the_weeks_in_which_clocks_change_are_windows_like_others(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """23 and 25 hours long, and hourly partitions of which one is missing and two have the same hour."""
+    berlin = dg.HourlyPartitionsDefinition("2013-10-26-04:00", timezone="Europe/Berlin", end_date="2013-10-28-00:00")
+    keys = berlin.get_partition_keys()
+    place = next(n for n, key in enumerate(keys) if key.startswith("2013-10-27-03"))
+    assert place >= 21
+    remember(instance, past(), keys[place - 20 : place])
+    shop = Shop(instance, tmp_path, berlin)
+    for seed, key in enumerate(keys[place : place + 2]):
+        shop.run(ordinary(1000 + seed), key).passed_on("stable")
+    assert [each.name for each in shop.kept()] == keys[place - 20 : place + 2]
+
+
+# --- the baseline
+
+
+def _other_bytes(database: sqlite3.Connection) -> None:
+    names = [row[0] for row in database.execute("SELECT digest FROM mlsec_manifests ORDER BY digest")]
+    contents = [row[0] for row in database.execute("SELECT content FROM mlsec_manifests ORDER BY digest")]
+    for name, content in zip(names, contents[1:] + contents[:1], strict=True):
+        database.execute("UPDATE mlsec_manifests SET content = ? WHERE digest = ?", (content, name))
+
+
+def _contents_gone(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM mlsec_manifests")
+
+
+def _all_gone(database: sqlite3.Connection) -> None:
+    for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'mlsec_%'").fetchall():
+        database.execute(f"DELETE FROM {table}")
+
+
+def _entries_gone(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM mlsec_entries WHERE asset = 'mlsec:baseline:raw' AND partition > '2013-02'")
+
+
+def attack(home: Path, act: Callable[[sqlite3.Connection], None]) -> None:
+    """Somebody who may write to the ledger's database, but has no key."""
+    as_a_new_process()
+    with closing(sqlite3.connect(ledger_file(home))) as database:
+        act(database)
+        database.commit()
+
+
+@pytest.mark.parametrize("act", [_other_bytes, _contents_gone, _entries_gone])
+def test_a_baseline_that_was_altered_or_partly_removed_fails_closed(
+    shop: Shop, dagster_home: Path, act: Callable[[sqlite3.Connection], None]
+) -> None:
+    attack(dagster_home, act)
+    sentence = shop.run(ordinary(1000)).blocked("could not verify")
+    assert_clear(sentence)
+    assert "mlsec verify" in sentence
+
+
+def test_a_baseline_that_is_gone_is_not_learnt_anew(shop: Shop, dagster_home: Path) -> None:
+    shop.run(ordinary(1000)).passed_on("stable")
+    attack(dagster_home, _all_gone)
+    sentence = shop.run(ordinary(1001), NEXT).blocked("could not verify")
+    assert_clear(sentence)
