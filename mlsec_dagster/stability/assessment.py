@@ -113,7 +113,7 @@ def assess(
         frame = learn_frame(source, roles, partition_columns=partition_columns)
     profile, sample = measure(source, frame, roles, key, between=between)
     changes = schema_changes(profile, windows)
-    window = Window(profile, values_of(profile, frame))
+    window = Window(profile, values_of(profile, frame), sensitive=tuple(roles.sensitive))
     if reference is None or len(windows) < REFERENCE_WINDOWS:
         outcome: Outcome = "schema" if changes else "learning"
         return Assessment(outcome, _with(window, alarmed=bool(changes)), sample, frame, reference, Observation({}), changes=changes)

@@ -65,13 +65,16 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     if classes is None:
         return Disagreement(reason=f"the label {label!r} is not in the data, or has one value only")
     then, now, called = classes
-    features, before, window = paired.features(leave_out={label})
-    if not features:
-        return Disagreement(reason="there are no features")
+    _, before, window = paired.features(leave_out={label})
     known = np.flatnonzero(then >= 0)
     chosen = known[np.linspace(0, len(known) - 1, min(len(known), FIT_ROWS)).astype(int)]
     if len(np.unique(then[chosen])) < 2:
         return Disagreement(reason=f"the label {label!r} has one value only")
+    # A model cannot learn from a column without any value.
+    valued = ~np.isnan(before[chosen]).all(0)
+    if not valued.any():
+        return Disagreement(reason="there are no features")
+    before, window = before[:, valued], window[:, valued]
     judged = now >= 0
     if not judged.any():
         return Disagreement(reason=f"the label {label!r} has no value in this window")

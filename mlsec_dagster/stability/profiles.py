@@ -159,6 +159,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             beyond the threshold of an alarm stands at the threshold (`decision.winsorised`).
         alarmed: Whether it alarmed.
         statistic: The largest studentised value, and the threshold that it was held against; None while learning.
+        sensitive: Columns whose values must not be shown, as they were declared then.
     """
 
     profile: Profile
@@ -166,6 +167,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: tuple[tuple[str, str, str, float], ...] = ()
     alarmed: bool = False
     statistic: tuple[float, float] | None = None
+    sensitive: tuple[str, ...] = ()
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:

@@ -193,13 +193,16 @@ def _distinct(channel: Channel, scene: Scene) -> Phrase:
     if found is None or not past:
         return _plainly("different values", name)
     # HyperLogLog is right to a per cent or two, so no more digits are told.
-    now = about(found[1].distinct)
-    before = about(float(np.mean([distinct / rows for rows, distinct in past])) * scene.rows)
+    secret = channel.column in scene.sensitive
+    usual = float(np.mean([distinct / rows for rows, distinct in past])) * scene.rows
+    before, now = (
+        f"fewer than {LEAST_SHOWN}" if secret and count < LEAST_SHOWN else f"about {about(count)}" for count in (usual, found[1].distinct)
+    )
     return Phrase(
         f"different values of {name}",
-        f"about {before} in as many rows",
-        f"about {now}",
-        f"{name} has about {now} different values in {rows_said(scene.rows)} (before: about {before} in as many)",
+        f"{before} in as many rows",
+        now,
+        f"{name} has {now} different values in {rows_said(scene.rows)} (before: {before} in as many)",
     )
 
 
@@ -341,10 +344,11 @@ def _contradiction(channel: Channel, scene: Scene) -> Phrase:
 
 def _stale(channel: Channel, scene: Scene) -> Phrase:
     rows = scene.assessed.observation.stale
-    before = _range(_rows_before(channel, scene, scene.rows))
-    verb = "is" if rows == 1 else "are"
-    clause = f"{rows_said(rows)} {verb} older than rows of earlier windows (before: {before} in as many)"
-    return Phrase("rows that are older than rows of earlier windows", before, f"{rows:,}", clause)
+    secret = any(column.kind == "time" and column.name in scene.sensitive for column in scene.assessed.frame.columns)
+    before, now = _range(_rows_before(channel, scene, scene.rows), secret=secret), count_said(rows, secret=secret)
+    said = f"{now} rows are" if secret or rows != 1 else "1 row is"
+    clause = f"{said} older than rows of earlier windows (before: {before} in as many)"
+    return Phrase("rows that are older than rows of earlier windows", before, now, clause)
 
 
 _WORDS: Final[dict[str, Callable[[Channel, Scene], Phrase]]] = {

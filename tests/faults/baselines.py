@@ -18,7 +18,7 @@ from mlsec_dagster.stability.profiles import Roles
 from tests.faults.claims import said
 from tests.guard.projects import RAN, ParquetIOManager, Result
 
-PLAIN = Roles()
+LABELLED = Roles(label="bought")
 KEY = b"a key of thirty-two bytes, or so"
 WEEKS = dg.WeeklyPartitionsDefinition(start_date="2013-01-06")
 PAST = WEEKS.get_partition_keys()[:WINDOWS_NEEDED]
@@ -47,7 +47,7 @@ def arrow(frame: pd.DataFrame) -> pa.Table:
 
 
 @cache
-def past(made: Callable[[int], pd.DataFrame] = ordinary, count: int = WINDOWS_NEEDED, roles: Roles = PLAIN) -> tuple[Assessment, ...]:
+def past(made: Callable[[int], pd.DataFrame] = ordinary, count: int = WINDOWS_NEEDED, roles: Roles = LABELLED) -> tuple[Assessment, ...]:
     """Windows of the past, oldest first."""
     found: list[Assessment] = []
     for seed in range(count):
@@ -74,7 +74,7 @@ class Shop:
         self.instance = instance
         self.base = base
         self.table: pd.DataFrame = ordinary(1000)
-        options = {"blocking": True, **options}
+        options = {"blocking": True, "label": "bought", **options}
 
         @dg.asset(partitions_def=partitions_def, io_manager_key="parquet")
         def raw() -> pd.DataFrame:

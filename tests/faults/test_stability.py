@@ -1,5 +1,7 @@
 """What `distribution_stability` does when something is wrong, or only odd: it never alarms for an error, and never passes for one."""
 
+import base64
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +14,9 @@ import pytest
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.errors import ConfigurationError
-from tests.faults.baselines import NEXT, NOW, PAST, WEEKS, Shop, ordinary, past, remember
+from tests.cli.ledgers import document
+from tests.cli.ledgers import mlsec as mlsec_command
+from tests.faults.baselines import NEXT, NOW, PAST, WEEKS, Shop, Verdict, ordinary, past, remember
 from tests.faults.claims import as_a_new_process, assert_clear
 from tests.faults.projects import ledger_file
 
@@ -181,3 +185,52 @@ def test_a_baseline_that_is_gone_is_not_learnt_anew(shop: Shop, dagster_home: Pa
     attack(dagster_home, _all_gone)
     sentence = shop.run(ordinary(1001), NEXT).blocked("could not verify")
     assert_clear(sentence)
+
+
+# --- sensitive columns
+
+SECRETS = re.compile(r"\b(north|south|west|SECRET\w*|K\d{6})\b|'(yes|no)'(?!})")
+
+
+def shown(verdict: Verdict) -> list[str]:
+    """All that a run of the check leaves for people to read: sentence, metadata, tables, pictures, and the messages of its events."""
+    texts = [str(verdict.evaluation.description)]
+    for name, value in verdict.evaluation.metadata.items():
+        if isinstance(value, dg.TableMetadataValue):
+            texts += [f"{name}: {record.data}" for record in value.records]
+        else:
+            texts.append(f"{name}: {value.value}")
+    pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", "".join(texts))
+    assert pictures
+    texts = [re.sub(r"base64,[A-Za-z0-9+/=]+", "", text) for text in texts] + [base64.b64decode(each).decode() for each in pictures]
+    return [*texts, *(str(event.message) for event in verdict.result.inner.all_events)]
+
+
+def test_nothing_that_is_told_names_a_value_or_a_small_group_of_a_sensitive_column(
+    instance: dg.DagsterInstance, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    remember(instance, past())
+    columns = ["price", "region", "code", "bought"]
+    shop = Shop(instance, tmp_path, sensitive=columns)
+    table = ordinary(1000)
+    table.loc[:6, "region"] = "SECRET_REGION"
+    table.loc[7:13, "bought"] = np.where(table["price"][7:14] > 100, "no", "yes")
+    table.loc[20:26, "code"] = None
+    table.loc[30:33, "price"] = np.nan
+    verdict = shop.run(table)
+    verdict.blocked("alarm")
+    told = [*shown(verdict), *capfd.readouterr()]
+    for command in (("show",), ("show", "--columns"), ("show", "--columns", "--json"), ("show", "--partition", PAST[3])):
+        told.append(mlsec_command("baseline", command[0], "raw", *command[1:]).output)
+    for options in ((), ("--values",), ("--values", "--json")):
+        told.append(mlsec_command("baseline", "diff", "raw", PAST[3], NOW, *options).output)
+    assert "SECRET_REGION" in table.to_string()  # what is looked for is there to be found
+    for text in told:
+        assert not SECRETS.search(text), text
+        assert not re.search(r"\b[1-9] (rows?|of)\b|\b[347]\b rows", text), text
+        assert "mean of price" not in text
+    columns_told = document(mlsec_command("baseline", "show", "raw", "--columns", "--json"))["columns"]
+    of = {each["column"]: each for each in columns_told}
+    assert (of["price"]["mean"], of["price"]["missing"], of["region"]["distinct"]) == (None, None, None)
+    assert of["cost"]["mean"] is not None
+    assert of["code"]["distinct"] > 300
