@@ -1,24 +1,37 @@
 """What `distribution_stability` does when something is wrong, or only odd: it never alarms for an error, and never passes for one."""
 
 import base64
+import dataclasses
+import importlib
+import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import duckdb
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.errors import ConfigurationError
+from mlsec_dagster.resources import open_store
+from mlsec_dagster.stability.baselines import Baseline
+from mlsec_dagster.stability.subject import has_begun
 from tests.cli.ledgers import document
 from tests.cli.ledgers import mlsec as mlsec_command
 from tests.faults.baselines import NEXT, NOW, PAST, WEEKS, Shop, Verdict, ordinary, past, remember
 from tests.faults.claims import as_a_new_process, assert_clear
-from tests.faults.projects import ledger_file
+from tests.faults.projects import ledger_file, verified
+from tests.guard.projects import RAN, Result
+from tests.stability.test_unfolding import bomb
 
 
 @pytest.fixture
@@ -185,6 +198,107 @@ def test_a_baseline_that_is_gone_is_not_learnt_anew(shop: Shop, dagster_home: Pa
     attack(dagster_home, _all_gone)
     sentence = shop.run(ordinary(1001), NEXT).blocked("could not verify")
     assert_clear(sentence)
+
+
+def test_a_window_of_another_version_is_not_guessed_at(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    newer = [dataclasses.replace(each, window=msgspec.structs.replace(each.window, format=2)) for each in past()]
+    remember(instance, newer)
+    sentence = Shop(instance, tmp_path).run(ordinary(1000)).blocked("could not verify")
+    assert "a stored window has format 2, this version knows 1; use the version that wrote it" in sentence
+    assert_clear(sentence)
+
+
+# --- engines and libraries
+
+
+def stopped(shop: Shop, verdict: Verdict, *says: str) -> None:
+    """The check could not find anything out: no alarm, nothing learnt, and nothing lost."""
+    sentence = verdict.blocked("could not verify")
+    assert_clear(sentence)
+    for part in says:
+        assert part in sentence
+    assert "does not look like" not in sentence
+    assert [each.name for each in shop.kept()] == PAST
+
+
+def test_an_engine_without_memory_is_no_alarm(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as small:
+        small.setattr("mlsec_dagster.stability.connections._MEMORY", "2MB")
+        small.setattr("mlsec_dagster.stability.sources.SMALL_CELLS", -1)
+        stopped(shop, shop.run(ordinary(1000, 40_000)), "duckdb could not", "OutOfMemoryException", "memory")
+    shop.run(ordinary(1000)).passed_on("stable")
+
+
+def test_a_file_that_is_gone_is_no_alarm(shop: Shop) -> None:
+    shop.run(ordinary(1000)).passed_on("stable")
+    (shop.base / "raw" / f"{NOW}.parquet").unlink()
+    verdict = shop.run(None, only_check=True)
+    assert (verdict.outcome, verdict.passed) == ("could not verify", False)
+    assert "nothing is stored for it: restore it or materialize it again" in verdict.sentence
+    assert len(shop.kept()) == 21
+
+
+def self_written(instance: dg.DagsterInstance, write: Callable[[], Any], path: Path | None, **options: Any) -> Result:
+    """An asset that writes for itself, and a blocking check of it."""
+
+    @dg.asset
+    def raw() -> dg.MaterializeResult:
+        write()
+        return dg.MaterializeResult(metadata={"path": str(path)} if path else {})
+
+    @dg.asset(deps=[raw])
+    def features() -> None:
+        RAN.append("features")
+
+    checks = mlsec.build_distribution_stability_checks(assets=[raw], blocking=True, **options)
+    job = dg.Definitions(assets=[raw, features], asset_checks=checks).resolve_implicit_global_asset_job_def()
+    return Result(job.execute_in_process(instance=instance, raise_on_error=False))
+
+
+def test_a_file_that_stands_for_terabytes_is_no_alarm_and_keeps_nothing(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    sentence = Verdict(self_written(instance, lambda: bomb(path, 5_000_000), path)).blocked("could not verify")
+    assert "decodes to 5,000,000,000,000 bytes or more" in sentence
+    assert_clear(sentence)
+    assert not has_begun(open_store(instance), "raw")
+
+
+def test_a_relation_whose_file_is_gone_is_no_alarm(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+
+    def resolver(*_: Any) -> Any:
+        relation = duckdb.connect().read_parquet(str(path))
+        path.unlink()
+        return relation
+
+    result = self_written(instance, lambda: ordinary(1).to_parquet(path), None, resolver=resolver)
+    assert_clear(Verdict(result).blocked("could not verify"))
+    assert not has_begun(open_store(instance), "raw")
+
+
+@pytest.mark.parametrize(("library", "extra"), [("pyspark", "spark"), ("polars", "polars")])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    result = self_written(instance, lambda: None, None, resolver=lambda *_: importlib.import_module(f"{library}.sql"))
+    sentence = Verdict(result).blocked("could not verify")
+    assert f"it takes {library}, which is not installed where the check runs; install mlsec-dagster[{extra}]" in sentence
+
+
+def test_runs_at_once_keep_each_materialization_once(disk_instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.faults.workers", "windows", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["exits"] == [0, 0, 0]
+    ledger = open_store(disk_instance)
+    kept = Baseline(ledger, "raw").windows()
+    materializations = [each.entry.statement.predicate["storage_id"] for each in kept]
+    assert len(materializations) == len(set(materializations)) >= 3
+    recorded = disk_instance.fetch_materializations(dg.AssetKey("raw"), limit=100).records
+    assert set(materializations) <= {record.storage_id for record in recorded}
+    assert len(recorded) == 6
+    verified(disk_instance)
 
 
 # --- sensitive columns
