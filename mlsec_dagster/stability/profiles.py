@@ -5,6 +5,7 @@ their digest only) and can be erased.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -63,7 +64,7 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.edges) + 1 if self.edges else 0
 
 
-class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """How a window is counted, learnt from the samples of the windows right before it, so that its bins fit them whatever they drift to."""
 
     columns: tuple[ColumnFrame, ...]
@@ -77,7 +78,11 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _decode(data, cls)
 
     def column(self, name: str) -> ColumnFrame | None:
-        return next((column for column in self.columns if column.name == name), None)
+        return self._first.get(name)
+
+    @cached_property
+    def _first(self) -> dict[str, ColumnFrame]:
+        return {column.name: column for column in reversed(self.columns)}
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +119,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     characters: tuple[float, ...] = ()
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """One window of a dataset.
 
     Attributes:
@@ -146,7 +151,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _decode(data, cls)
 
     def column(self, name: str) -> ColumnProfile | None:
-        return next((column for column in self.columns if column.name == name), None)
+        return self._first.get(name)
+
+    @cached_property
+    def _first(self) -> dict[str, ColumnProfile]:
+        return {column.name: column for column in reversed(self.columns)}
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

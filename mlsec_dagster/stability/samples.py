@@ -9,6 +9,7 @@ paired.categories, paired.then.codes, paired.now.codes           # names, (rows 
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -102,11 +103,12 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
     tables = [table.slice(0, each) for table in before]
     ends = np.cumsum([table.num_rows for table in tables])
     total = int(ends[-1]) if len(ends) else 0
+    there = [Counter(table.column_names) for table in [*tables, now]]
     numbers: list[tuple[str, NDArray[np.float64]]] = []
     codes: list[tuple[str, NDArray[np.int64], int, tuple[str, ...]]] = []
     identifiers: set[str] = set()
     for column in [column for column in frame.columns if column.kind not in ("other", "constant") and not column.monotone][:MOST_COLUMNS]:
-        if any(table.column_names.count(column.name) != 1 for table in [*tables, now]):
+        if any(names[column.name] != 1 for names in there):
             continue
         pieces = [table.column(column.name) for table in [*tables, now]]
         if any(piece.type != pieces[-1].type for piece in pieces):

@@ -102,11 +102,15 @@ def schema_changes(profile: Profile, earlier: Sequence[Window]) -> tuple[str, ..
         changes += [f"column {name!r} was {then[name]} and is {kind}" for name, kind in now.items() if then.get(name, kind) != kind]
     counts, counted_before = (Counter(column.name for column in each.columns) for each in (profile, before))
     changes += [
-        f"column {name!r} is there {count} times (before: {counted_before[name]})"
+        f"column {name!r} is there {_times(count)} (before: {_times(counted_before[name])})"
         for name, count in counts.items()
-        if count > 1 and name in then and count != counted_before[name]
+        if name in then and count != counted_before[name]
     ]
     return tuple(changes)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def filled(windows: Sequence[Window]) -> Sequence[Window]:
