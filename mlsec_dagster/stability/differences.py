@@ -89,8 +89,8 @@ def differences(
         if sample_before.column_names.count(name) == sample_now.column_names.count(name) == 1:
             distance, changed = _compared(sample_before.column(name), sample_now.column(name))
         secret = name in sensitive
-        sides = (side(window, name, secret=secret) for window in (before, now))
-        found.append(Difference(name, distance, *sides, None if secret else changed))
+        then, later = (side(window, name, secret=secret) for window in (before, now))
+        found.append(Difference(name, distance, then, later, None if secret else changed))
     return sorted(found, key=lambda each: -1.0 if math.isnan(each.distance) else each.distance, reverse=True)
 
 

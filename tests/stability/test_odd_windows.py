@@ -356,7 +356,8 @@ def test_texts_of_a_megabyte_take_little_memory_and_stay_out_of_what_is_kept(tmp
             text = random.integers(97, 123, 1 << 20, dtype=np.uint8).tobytes().decode()
             writer.write_table(pa.table({"text": [text], "number": [number]}, schema))
     (outcome, rows, distinct, sample), memory = peak(tmp_path / "rows.parquet")
-    assert (outcome, rows, distinct) == ("learning", "300", "300")
+    assert (outcome, rows) == ("learning", "300")
+    assert int(distinct) == pytest.approx(300, rel=0.1)
     assert int(sample) < 100_000
     assert memory < 1_000
 
