@@ -281,7 +281,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    result = self_written(instance, lambda: None, None, resolver=lambda *_: importlib.import_module(f"{library}.sql"))
+    result = self_written(instance, lambda: None, None, resolver=lambda *_: importlib.import_module(library))
     sentence = Verdict(result).blocked("could not verify")
     assert f"it takes {library}, which is not installed where the check runs; install mlsec-dagster[{extra}]" in sentence
 
