@@ -72,6 +72,11 @@ class StabilityCheckSettings:
             )
         if self.label is not None and self.label in self.ignore:
             raise ConfigurationError(f"The column {self.label!r} cannot be the label and ignored at the same time: take it out of one.")
+        if self.blocking and self.severity == dg.AssetCheckSeverity.WARN:
+            raise ConfigurationError(
+                "A check of severity WARN blocks nothing, as Dagster lets only failures of severity ERROR block: "
+                "leave the severity out, or set blocking=False."
+            )
 
     def roles(self) -> Roles:
         from mlsec_dagster.stability.profiles import Roles
@@ -87,7 +92,7 @@ def build_distribution_stability_checks(
     ignore: Sequence[str] = (),
     sensitive: Sequence[str] = (),
     false_alarms: float = 0.01,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
+    severity: dg.AssetCheckSeverity | None = None,
     blocking: bool = False,
     resolver: Resolver | None = None,
     store: SecurityStore | None = None,
@@ -107,8 +112,9 @@ def build_distribution_stability_checks(
         ignore: Columns that may change freely and are not looked at.
         sensitive: Columns whose values must not be shown; only aggregates of them are.
         false_alarms: How often a window in which nothing changed may alarm. Defaults to 0.01, one in a hundred.
-        severity: The severity of an alarm. Defaults to WARN.
-        blocking: Whether an alarm blocks downstream assets in the same run. Defaults to False.
+        severity: The severity of an alarm. Defaults to ERROR if it blocks, else to WARN.
+        blocking: Whether an alarm, and whatever else keeps the check from passing, blocks downstream assets in the same run. Defaults to
+            False.
         resolver: For assets that write for themselves and report neither `path` nor `dagster/uri`: called with the asset key and its
             materialization, returns a path, a URI, or a table (an Ibis or DuckDB relation).
         store: Where the baselines are. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
@@ -118,7 +124,8 @@ def build_distribution_stability_checks(
         Sequence[AssetChecksDefinition]: One definition for each asset.
 
     Raises:
-        ConfigurationError: A false-alarm rate that is none, or a label that is ignored.
+        ConfigurationError: A false-alarm rate that is none; a label that is ignored; or a blocking check of severity WARN, which Dagster
+            does not let block.
     """
     _compat.ensure_no_duplicate_assets(assets)
     settings = StabilityCheckSettings(
@@ -127,7 +134,7 @@ def build_distribution_stability_checks(
         ignore=ignore,
         sensitive=sensitive,
         false_alarms=false_alarms,
-        severity=severity,
+        severity=severity or (dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN),
         blocking=blocking,
         resolver=resolver,
         store=store,

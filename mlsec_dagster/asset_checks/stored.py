@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
@@ -42,6 +42,18 @@ from mlsec_dagster.sealing import Seals, latest_materializations, subject_name
 
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.entries import Entry
+
+
+_EXTRAS: Final = {
+    "adlfs": "azure",
+    "gcsfs": "gcp",
+    "great_expectations": "gx",
+    "pandas": "pandas",
+    "polars": "polars",
+    "pyspark": "spark",
+    "s3fs": "aws",
+}
+"""Library -> the extra that brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +469,12 @@ class StoredAsset:
         if isinstance(error, MlsecError):
             return f"{subject} could not be verified: {as_sentence(error)}"
         kind = type(error).__name__
+        library = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if library in _EXTRAS:
+            return (
+                f"{subject} could not be verified: it takes {library}, which is not installed where the check runs; "
+                f"install mlsec-dagster[{_EXTRAS[library]}]."
+            )
         if quoting:
             self.step_context.log.error(f"{self.check_name} on {subject}", exc_info=error)
         else:

@@ -37,7 +37,8 @@ def baseline() -> None:
 def show(settings: Settings, asset: str, window: str | None, columns: bool, limit: int, as_json: bool) -> None:
     """Show the windows of ASSET, or the columns of one of them.
 
-    Every window is authenticated before it is shown. Of columns there are counts, shares and means, never a value of the data.
+    Every window is authenticated before it is shown. Of columns there are counts, shares and means, never a value of the data; of
+    sensitive columns no means and no small counts either.
 
     \b
       mlsec baseline show raw_flights
@@ -46,7 +47,7 @@ def show(settings: Settings, asset: str, window: str | None, columns: bool, limi
     found, _ = _opened(settings, asset)
     kept = found.windows()
     if window is not None or columns:
-        _show_columns(asset, _chosen(asset, kept, window), as_json)
+        _show_columns(asset, _chosen(asset, kept, window), _sensitive(kept), as_json)
         return
     shown = kept[-limit:]
     if as_json:
@@ -75,6 +76,8 @@ def show(settings: Settings, asset: str, window: str | None, columns: bool, limi
 def diff(settings: Settings, asset: str, before: str, now: str, values: bool, as_json: bool) -> None:
     """Compare two windows of ASSET column by column, the most different first.
 
+    Of sensitive columns there are no means, no values and no small counts.
+
     The distance goes from 0 (alike) to 1 (no value in common) and is taken from samples. Whether it is unusual, only the check can tell.
 
     \b
@@ -85,7 +88,7 @@ def diff(settings: Settings, asset: str, before: str, now: str, values: bool, as
     found, _ = _opened(settings, asset)
     kept = found.windows()
     then, later = _chosen(asset, kept, before), _chosen(asset, kept, now)
-    columns = differences(then.window, later.window, found.sample(then), found.sample(later))
+    columns = differences(then.window, later.window, found.sample(then), found.sample(later), _sensitive(kept))
     rows = (then.window.profile.rows, later.window.profile.rows)
     if as_json:
         say_json(
@@ -208,11 +211,16 @@ def _document(kept: "Kept") -> dict[str, Any]:
     }
 
 
-def _show_columns(asset: str, kept: "Kept", as_json: bool) -> None:
+def _sensitive(kept: "list[Kept]") -> set[str]:
+    """Columns that were declared sensitive at any time; what was counted before stays to be kept from view."""
+    return {name for each in kept for name in each.window.sensitive}
+
+
+def _show_columns(asset: str, kept: "Kept", sensitive: set[str], as_json: bool) -> None:
     from mlsec_dagster.stability.differences import side
 
     window: Window = kept.window
-    columns = [(column.name, side(window, column.name)) for column in window.profile.columns]
+    columns = [(column.name, side(window, column.name, secret=column.name in sensitive)) for column in window.profile.columns]
     if as_json:
         say_json({"asset": asset, **_document(kept), "columns": [{"column": name, **_side(found)} for name, found in columns]})
         return
@@ -271,7 +279,7 @@ def _mean(found: "Side") -> str:
 
 
 def _distinct(found: "Side") -> str:
-    return f"{found.distinct:,}" if found.type else "-"
+    return f"{found.distinct:,}" if found.type and found.distinct is not None else "-"
 
 
 def _pair(before: str, now: str) -> str:

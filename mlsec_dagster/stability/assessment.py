@@ -25,7 +25,7 @@ from mlsec_dagster.stability.frames import learn_frame
 from mlsec_dagster.stability.measuring import measure
 from mlsec_dagster.stability.profiles import Frame, Profile, Roles, Window
 from mlsec_dagster.stability.references import learn_reference
-from mlsec_dagster.stability.windows import Observation, observe, schema_changes
+from mlsec_dagster.stability.windows import Observation, filled, observe, schema_changes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,12 +106,14 @@ def assess(
     samples = history.samples[-REFERENCE_WINDOWS:]
     reference: Profile | None = None
     if windows and samples:
-        frame, reference = learn_reference(samples, before=windows[-1].profile, roles=roles, partition_columns=partition_columns)
+        # A window without rows says nothing of what is usual, nor of types.
+        samples = [sample for sample in samples if sample.num_rows] or samples
+        frame, reference = learn_reference(samples, before=filled(windows)[-1].profile, roles=roles, partition_columns=partition_columns)
     else:
         frame = learn_frame(source, roles, partition_columns=partition_columns)
     profile, sample = measure(source, frame, roles, key, between=between)
-    changes = schema_changes(profile, windows[-1].profile) if windows else ()
-    window = Window(profile, values_of(profile, frame))
+    changes = schema_changes(profile, windows)
+    window = Window(profile, values_of(profile, frame), sensitive=tuple(roles.sensitive))
     if reference is None or len(windows) < REFERENCE_WINDOWS:
         outcome: Outcome = "schema" if changes else "learning"
         return Assessment(outcome, _with(window, alarmed=bool(changes)), sample, frame, reference, Observation({}), changes=changes)

@@ -133,9 +133,20 @@ def unseen(column: ColumnFrame, now: ColumnProfile, seen: Collection[str]) -> di
 
 
 def unseen_patterns(profile: Profile, before: Sequence[Window]) -> dict[str, int]:
-    """Sets of columns that are null together and never were -> rows."""
-    known = {pattern for window in before for pattern in window.profile.patterns}
-    return {pattern: rows for pattern, rows in profile.patterns.items() if pattern not in known}
+    """Sets of columns that are null together and never were -> rows. Of columns that an earlier window did not have it says nothing."""
+    names = [column.name for column in profile.columns]
+    new, others = dict(profile.patterns), list[tuple[list[str], Window]]()
+    for window in before:
+        theirs = [column.name for column in window.profile.columns]
+        if theirs == names:
+            new = {pattern: rows for pattern, rows in new.items() if pattern not in window.profile.patterns}
+        else:
+            others.append((theirs, window))
+    for theirs, window in others:
+        places = [(names.index(name), theirs.index(name)) for name in dict.fromkeys(names) if name in theirs]
+        known = {"".join(pattern[place] for _, place in places) for pattern in window.profile.patterns}
+        new = {pattern: rows for pattern, rows in new.items() if "".join(pattern[place] for place, _ in places) not in known}
+    return new
 
 
 def divergence(now: Floats, then: Floats) -> float:

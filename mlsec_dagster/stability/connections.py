@@ -35,6 +35,8 @@ def connected(stack: ExitStack, folder: Path, files: Sequence[str] = ()) -> Any:
     }
     connection = stack.enter_context(duckdb.connect(":memory:", config=settings))
     connection.execute("SET TimeZone = 'UTC'")
+    # It would be written to the output of the run.
+    connection.execute("SET enable_progress_bar = false")
     # The names are ours: a temporary folder and numbers.
     connection.execute(f"SET allowed_directories = [{_quoted(str(folder) + os.sep)}]")
     connection.execute(f"SET allowed_paths = [{', '.join(map(_quoted, files))}]")

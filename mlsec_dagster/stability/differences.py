@@ -10,6 +10,7 @@ Windows are kept as they were counted when they were the newest, each in bins of
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportAttributeAccessIssue=false
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ import numpy as np
 from mlsec_dagster.stability.channels import Floats, divergence
 from mlsec_dagster.stability.profiles import ColumnProfile, Window
 from mlsec_dagster.stability.samples import seconds_of
+from mlsec_dagster.stability.wording import LEAST_SHOWN
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,11 +36,13 @@ class Side:
         nulls: Share of rows without a value (NaN among them).
         distinct: Different values, approximately.
         mean, deviation: Of numbers, of times (seconds since the epoch) and of lengths of texts; None of others.
+
+    Of a sensitive column there is neither mean nor deviation, and nothing that is about fewer than `LEAST_SHOWN` rows or values.
     """
 
     type: str = ""
     nulls: float = math.nan
-    distinct: int = 0
+    distinct: int | None = 0
     mean: float | None = None
     deviation: float | None = None
 
@@ -51,7 +55,7 @@ class Difference:
         column: Its name.
         distance: Jensen-Shannon distance of its values in the samples, 0 (alike) to 1 (nothing in common); NaN where it cannot be said.
         before: The one window; `now`: the other.
-        changed: The value whose share changed most, its share before and now; None of numbers.
+        changed: The value whose share changed most, its share before and now; None of numbers and of sensitive columns.
     """
 
     column: str
@@ -61,24 +65,32 @@ class Difference:
     changed: tuple[str, float, float] | None = None
 
 
-def side(window: Window, name: str) -> Side:
-    """One column of a window."""
+def side(window: Window, name: str, *, secret: bool = False) -> Side:
+    """One column of a window; `secret`: a sensitive one."""
     found: ColumnProfile | None = window.profile.column(name)
     if found is None:
         return Side()
-    missing = (found.nulls + found.nans) / window.profile.rows if window.profile.rows else math.nan
+    nulls, rows = found.nulls + found.nans, window.profile.rows
+    missing = nulls / rows if rows else math.nan
+    if secret:
+        few = min(nulls, rows - nulls) < LEAST_SHOWN
+        return Side(found.type, math.nan if few else missing, None if found.distinct < LEAST_SHOWN else found.distinct)
     return Side(found.type, missing, found.distinct, found.mean, found.deviation)
 
 
-def differences(before: Window, now: Window, sample_before: "pa.Table", sample_now: "pa.Table") -> list[Difference]:
+def differences(
+    before: Window, now: Window, sample_before: "pa.Table", sample_now: "pa.Table", sensitive: Collection[str] = ()
+) -> list[Difference]:
     """All columns of either window, the most different first; those of which nothing can be said last."""
     names = list(dict.fromkeys(column.name for window in (now, before) for column in window.profile.columns))
     found: list[Difference] = []
     for name in names:
         distance, changed = math.nan, None
-        if name in sample_before.column_names and name in sample_now.column_names:
+        if sample_before.column_names.count(name) == sample_now.column_names.count(name) == 1:
             distance, changed = _compared(sample_before.column(name), sample_now.column(name))
-        found.append(Difference(name, distance, side(before, name), side(now, name), changed))
+        secret = name in sensitive
+        then, later = (side(window, name, secret=secret) for window in (before, now))
+        found.append(Difference(name, distance, then, later, None if secret else changed))
     return sorted(found, key=lambda each: -1.0 if math.isnan(each.distance) else each.distance, reverse=True)
 
 

@@ -87,7 +87,8 @@ def relations(paired: Paired) -> dict[Channel, float]:
         present = (~np.isnan(then)).sum(0) >= LEAST_ROWS
         low, high = _quantiles(then, (0.005, 0.995))
         centre = _quantiles(then, (0.5,))[0]
-        spread = np.nan_to_num(np.nanstd(np.clip(then, low, high), axis=0))
+        spread = np.zeros(len(present))
+        spread[present] = np.nanstd(np.clip(then, low, high)[:, present], axis=0)
     used = np.flatnonzero(present & (spread > 0))
     if len(used) < 2:
         return {}

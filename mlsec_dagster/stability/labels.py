@@ -65,16 +65,21 @@ def disagreement(paired: Paired, *, label: str, seed: int) -> Disagreement:
     if classes is None:
         return Disagreement(reason=f"the label {label!r} is not in the data, or has one value only")
     then, now, called = classes
-    features, before, window = paired.features(leave_out={label})
-    if not features:
-        return Disagreement(reason="there are no features")
+    _, before, window = paired.features(leave_out={label})
     known = np.flatnonzero(then >= 0)
     chosen = known[np.linspace(0, len(known) - 1, min(len(known), FIT_ROWS)).astype(int)]
     if len(np.unique(then[chosen])) < 2:
         return Disagreement(reason=f"the label {label!r} has one value only")
+    # A model cannot learn from a column without any value.
+    valued = ~np.isnan(before[chosen]).all(0)
+    if not valued.any():
+        return Disagreement(reason="there are no features")
+    before, window = before[:, valued], window[:, valued]
+    judged = now >= 0
+    if not judged.any():
+        return Disagreement(reason=f"the label {label!r} has no value in this window")
     make: Any = HistGradientBoostingClassifier
     model = make(max_iter=30, max_leaf_nodes=15, learning_rate=0.25, max_bins=64, early_stopping=False, random_state=seed)
-    judged = now >= 0
     # So little data is done sooner by one thread than by several that wait for each other, above all on a machine that has other work.
     with threadpool_limits(limits=1, user_api="openmp"):
         model.fit(before[chosen], then[chosen])

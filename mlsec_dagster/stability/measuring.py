@@ -100,7 +100,7 @@ def _in_memory(window: Held, frame: Frame, roles: Roles, key: bytes, between: Sl
             profiles.get(place) or ColumnProfile(name, kind)
             for place, (name, kind) in enumerate(zip(window.names, window.types, strict=True))
         ),
-        patterns=_patterns(found, list(missing), empty, [window.names[place] for place in asked], asked, frame, table.num_rows, 1.0),
+        patterns=_patterns(found, list(missing), empty, len(window.names), table.num_rows, 1.0),
         pattern_rows=table.num_rows,
         hashed=hashed,
         duplicates=duplicates,
@@ -127,14 +127,12 @@ def _in_an_engine(window: Window, frame: Frame, roles: Roles, key: bytes, betwee
     missing = [column for column in asked if 0 < found[column.place].filled < rows]
     pairs, exact = patterns_of(window, table, missing, keyed, rows, key) if missing else ([], True)
     empty = {place for place, scalars in found.items() if not scalars.filled}
-    names, places = [column.name for column in asked], [column.place for column in asked]
+    names = [column.name for column in asked]
     clock = next((profiles[column.place] for column in asked if column.name == roles.time), None)
     profile = Profile(
         rows=rows,
         columns=tuple(profiles.get(column.place) or ColumnProfile(column.name, column.type) for column in columns),
-        patterns=_patterns(
-            pairs, [column.place for column in missing], empty, names, places, frame, rows, 1.0 if exact else sample.hashed / rows
-        ),
+        patterns=_patterns(pairs, [column.place for column in missing], empty, len(columns), rows, 1.0 if exact else sample.hashed / rows),
         pattern_rows=rows if exact else sample.hashed,
         hashed=sample.hashed,
         duplicates=sample.duplicates,
@@ -153,36 +151,28 @@ def _patterns(
     found: Sequence[tuple[tuple[int, ...], int]],
     missing: Sequence[int],
     empty: set[int],
-    names: Sequence[str],
-    places: Sequence[int],
-    frame: Frame,
+    columns: int,
     rows: int,
     scale: float,
 ) -> dict[str, int]:
-    """Says by columns of the frame which of them are null together.
+    """Says by columns which of them are null together.
 
     Args:
         found: Words of nulls and rows, see `counting.patterns`.
         missing: The columns that its bits stand for.
         empty: Columns without any value.
-        names: Of all columns that were looked at.
-        places: Their places.
-        frame: Whose columns are named.
+        columns: How many the window has; one that was not looked at counts as never null.
         rows: Of the window.
         scale: The share of them that was looked at.
     """
     if not rows:
         return {}
-    place_of = dict(zip(reversed(names), reversed(places), strict=True))
-    order = [place_of.get(each.name) for each in frame.columns]
-    always = ["1" if place in empty else "0" for place in order]  # what is ignored or gone has a 0
-    bits = {place: bit for bit, place in enumerate(missing)}
-    varying = [(position, bits[place]) for position, place in enumerate(order) if place in bits]
+    always = ["1" if place in empty else "0" for place in range(columns)]
     named: dict[str, int] = {}
     for words, count in found or [((0,) * (len(missing) // WORD + 1), rows)]:
         flags = list(always)
-        for position, bit in varying:
-            flags[position] = "01"[words[bit // WORD] >> bit % WORD & 1]
+        for bit, place in enumerate(missing):
+            flags[place] = "01"[words[bit // WORD] >> bit % WORD & 1]
         pattern = "".join(flags)
         named[pattern] = named.get(pattern, 0) + count
     return {pattern: round(count / scale) for pattern, count in named.items()}

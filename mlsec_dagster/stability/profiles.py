@@ -5,6 +5,7 @@ their digest only) and can be erased.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -63,7 +64,7 @@ class ColumnFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.edges) + 1 if self.edges else 0
 
 
-class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """How a window is counted, learnt from the samples of the windows right before it, so that its bins fit them whatever they drift to."""
 
     columns: tuple[ColumnFrame, ...]
@@ -77,7 +78,11 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _decode(data, cls)
 
     def column(self, name: str) -> ColumnFrame | None:
-        return next((column for column in self.columns if column.name == name), None)
+        return self._first.get(name)
+
+    @cached_property
+    def _first(self) -> dict[str, ColumnFrame]:
+        return {column.name: column for column in reversed(self.columns)}
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,13 +119,13 @@ class ColumnProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     characters: tuple[float, ...] = ()
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """One window of a dataset.
 
     Attributes:
         rows: Rows.
         columns: In the order of the table. Columns that the frame does not know have no counts.
-        patterns: Missingness: which columns are null together, as "0"/"1" per column in the frame's order -> rows. The commonest
+        patterns: Missingness: which columns are null together, as "0"/"1" per column in the order of `columns` -> rows. The commonest
             `CATEGORIES` only.
         pattern_rows: Rows among which patterns were counted: all of them; or, where there are too many patterns, those that `hashed`
             counts, and then `patterns` is scaled up.
@@ -146,7 +151,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _decode(data, cls)
 
     def column(self, name: str) -> ColumnProfile | None:
-        return next((column for column in self.columns if column.name == name), None)
+        return self._first.get(name)
+
+    @cached_property
+    def _first(self) -> dict[str, ColumnProfile]:
+        return {column.name: column for column in reversed(self.columns)}
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +168,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             beyond the threshold of an alarm stands at the threshold (`decision.winsorised`).
         alarmed: Whether it alarmed.
         statistic: The largest studentised value, and the threshold that it was held against; None while learning.
+        sensitive: Columns whose values must not be shown, as they were declared then.
     """
 
     profile: Profile
@@ -166,6 +176,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: tuple[tuple[str, str, str, float], ...] = ()
     alarmed: bool = False
     statistic: tuple[float, float] | None = None
+    sensitive: tuple[str, ...] = ()
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:

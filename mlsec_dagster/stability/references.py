@@ -10,6 +10,7 @@ that was learnt on the first day stays for ever.
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,11 @@ def learn_reference(
     each = max(REFERENCE_ROWS // len(alike), 1)
     # A sample lies in random order, so its first rows are a sample too.
     pooled = pa.concat_tables([table.slice(0, each) for table in alike])
+    there = Counter(pooled.column_names)  # asked once: with thousands of columns it takes long
     frames: list[ColumnFrame] = []
     profiles: list[ColumnProfile] = []
     for column in before.columns:
-        if column.name in roles.ignore or column.name not in pooled.column_names or pooled.column_names.count(column.name) > 1:
+        if column.name in roles.ignore or there[column.name] != 1:
             frames.append(ColumnFrame(column.name, column.type, "other"))
             profiles.append(ColumnProfile(column.name, column.type))
             continue

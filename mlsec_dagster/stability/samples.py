@@ -9,6 +9,7 @@ paired.categories, paired.then.codes, paired.now.codes           # names, (rows 
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -108,12 +109,13 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
     tables = [table.slice(0, each) for table in before]
     ends = np.cumsum([table.num_rows for table in tables])
     total = int(ends[-1]) if len(ends) else 0
+    there = [Counter(table.column_names) for table in [*tables, now]]
     numbers: list[tuple[str, NDArray[np.float64]]] = []
     codes: list[tuple[str, NDArray[np.int64], int, tuple[str, ...]]] = []
     identifiers: set[str] = set()
     steps: dict[str, NDArray[np.float64]] = {}
     for column in [column for column in frame.columns if column.kind not in ("other", "constant") and not column.monotone][:MOST_COLUMNS]:
-        if column.name not in now.column_names or any(column.name not in table.column_names for table in tables):
+        if any(names[column.name] != 1 for names in there):
             continue
         pieces = [table.column(column.name) for table in [*tables, now]]
         if any(piece.type != pieces[-1].type for piece in pieces):
@@ -157,7 +159,7 @@ def _clock(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame) -> tuple
     """The declared time column, or the only one; and its seconds."""
     times = [column for column in frame.columns if column.kind == "time"]
     chosen = [column.name for column in times if column.monotone] or ([times[0].name] if len(times) == 1 else [])
-    if not chosen or any(chosen[0] not in table.column_names for table in (*before, now)):
+    if not chosen or any(table.column_names.count(chosen[0]) != 1 for table in (*before, now)):
         return None
     pieces = [seconds_of(table.column(chosen[0])) for table in (*before, now)]
     known = [piece for piece in pieces if piece is not None]
@@ -220,7 +222,8 @@ def _numbers(piece: "pa.ChunkedArray[Any]", column: ColumnFrame) -> NDArray[np.f
         values = pc.utf8_length(values.cast(pa.large_string()))
     flat = numbers_of(values).copy()
     flat[~np.isfinite(flat)] = np.nan
-    return flat
+    # Squares of what is larger are not to be had, and beyond this all are far away alike.
+    return np.clip(flat, -1e150, 1e150)
 
 
 def numbers_of(values: "pa.ChunkedArray[Any]") -> NDArray[np.float64]:

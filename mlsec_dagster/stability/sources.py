@@ -3,7 +3,7 @@
 Whatever it is, columns are renamed by their position, so that no name that comes from the data is ever part of a query. What only Arrow
 can read as the manifest does (CSV, Feather, frames with types that DuckDB does not know) is read by `integrity.readers`. Of that, and of
 Parquet files, what is small is held in memory and asked no queries at all (`Held`); what is not is put down once as Parquet in a private
-folder, because a window is gone over several times.
+folder, because a window is gone over several times. What a file or a table would unfold to is told before it does (`unfolding`).
 """
 
 # Ibis, DuckDB and pyarrow bring no types of their own, so what comes out of them is unknown to a type checker.
@@ -24,6 +24,7 @@ from mlsec_dagster.integrity.limits import DEFAULT_LIMITS, Limits, Meter
 from mlsec_dagster.integrity.logical import canonical_type, parse_type, type_text
 from mlsec_dagster.stability.connections import connected, private_folder, streamer
 from mlsec_dagster.stability.conversion import converted, known
+from mlsec_dagster.stability.unfolding import may_unfold, pieces, weigh
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,7 +201,7 @@ def _of_path(stack: ExitStack, path: str, limits: Limits, types_of: Mapping[str,
         names, kinds = tuple(source.names), list(source.types)
     if not names:
         raise UnverifiableError(f"{path} has no columns; there is nothing to measure")
-    meter, rows = Meter(path, limits, sum(part.stat().st_size for part in parts)), 0
+    meter, rows, texts = Meter(path, limits, sum(part.stat().st_size for part in parts)), 0, 0
     for number, part in enumerate(parts):
         if number < _DESCRIPTORS:
             stack.enter_context(open_unchanging(part))
@@ -210,7 +211,12 @@ def _of_path(stack: ExitStack, path: str, limits: Limits, types_of: Mapping[str,
             raise UnverifiableError(f"{part} cannot be read any more ({type(error).__name__})") from None
         rows += announced.num_rows
         meter.add(announced.num_rows, sum(announced.row_group(group).total_byte_size for group in range(announced.num_row_groups)))
-    if rows * len(names) <= SMALL_CELLS:
+        texts += may_unfold(announced)
+    small = rows * len(names) <= SMALL_CELLS
+    # What is small in cells is read piece by piece and counted; asking first is for what would take long until it is too much.
+    if not small or texts > limits.ratio_from:
+        weigh(parts, meter)
+    if small:
         return _of_arrow(stack, path, limits)
     return _of_parquet(_ibis(), stack, path, parts, names, tuple(_text(kind) for kind in kinds))
 
@@ -281,10 +287,9 @@ def _of_arrow(stack: ExitStack, source: Any, limits: Limits, wanted: "readers.Wa
         if not names:
             raise UnverifiableError(f"{name} has no columns; there is nothing to measure")
         schema = pa.schema([pa.field(f"c{position}", known(kind)) for position, kind in enumerate(opening.types)])
-        for arrays, rows in opening.batches:
+        for arrays, rows in _in_pieces(opening, measured=not isinstance(source, str | os.PathLike)):
             columns = [converted(array, field.type) for array, field in zip(arrays, schema, strict=True)]
             batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-            opening.meter.add(rows, sum(array.nbytes for array in arrays))
             size, cells = size + batch.nbytes, cells + rows * len(names)
             kept.append(batch)
             if size > SMALL_BYTES or cells > SMALL_CELLS:
@@ -298,3 +303,11 @@ def _of_arrow(stack: ExitStack, source: Any, limits: Limits, wanted: "readers.Wa
         return Held(name, names, types, pa.Table.from_batches(kept, schema))
     writer.close()
     return _of_parquet(_ibis(), stack, name, [spool], names, types)
+
+
+def _in_pieces(opening: readers.Source, *, measured: bool) -> "Iterator[tuple[Sequence[pa.Array[Any]], int]]":
+    """The rows, in pieces that may be unfolded; `measured`: the source has no size of its own, but that of its arrays."""
+    for arrays, rows in opening.batches:
+        if measured:
+            opening.meter.encoded = (opening.meter.encoded or 0) + sum(array.nbytes for array in arrays)
+        yield from pieces(arrays, rows, opening.meter)

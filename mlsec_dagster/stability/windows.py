@@ -8,6 +8,7 @@ observed.channels            # Channel -> value; `decision.judge` holds them aga
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -79,16 +80,42 @@ def observe(
     return Observation(channels, joint, labels, stale or 0)
 
 
-def schema_changes(profile: Profile, before: Profile) -> tuple[str, ...]:
-    """How the columns of a window differ from those of the one before, one clause each."""
+def schema_changes(profile: Profile, earlier: Sequence[Window]) -> tuple[str, ...]:
+    """How the columns of a window differ from those of the one before, one clause each.
+
+    Types are those of the last window with rows in it: many formats and libraries know of no type where there is no value.
+
+    Args:
+        profile: The window.
+        earlier: Those before it, oldest first.
+    """
+    if not earlier:
+        return ()
+    before = filled(earlier)[-1].profile
+    last = earlier[-1].profile
     then = {column.name: column.type for column in before.columns}
     now = {column.name: column.type for column in profile.columns}
-    changes = [f"column {name!r} is gone" for name in then if name not in now]
+    changes = [f"there are no rows (before: {last.rows:,})"] if not profile.rows and last.rows else []
+    changes += [f"column {name!r} is gone" for name in then if name not in now]
     changes += [f"column {name!r} is new ({kind})" for name, kind in now.items() if name not in then]
-    changes += [f"column {name!r} was {then[name]} and is {kind}" for name, kind in now.items() if then.get(name, kind) != kind]
-    if not profile.rows and before.rows:
-        changes.append(f"there are no rows (before: {before.rows:,})")
+    if profile.rows:
+        changes += [f"column {name!r} was {then[name]} and is {kind}" for name, kind in now.items() if then.get(name, kind) != kind]
+    counts, counted_before = (Counter(column.name for column in each.columns) for each in (profile, before))
+    changes += [
+        f"column {name!r} is there {_times(count)} (before: {_times(counted_before[name])})"
+        for name, count in counts.items()
+        if name in then and count != counted_before[name]
+    ]
     return tuple(changes)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def filled(windows: Sequence[Window]) -> Sequence[Window]:
+    """The windows that have rows; all of them, if none has."""
+    return [window for window in windows if window.profile.rows] or windows
 
 
 def stale_rows(profile: Profile, sample: "pa.Table", earlier: Sequence[Window], time: str | None) -> int | None:
@@ -96,7 +123,7 @@ def stale_rows(profile: Profile, sample: "pa.Table", earlier: Sequence[Window], 
     from mlsec_dagster.stability.samples import seconds_of
 
     known = [past.profile.window[1] for past in earlier if past.profile.window is not None]
-    if time is None or not known or time not in sample.column_names or not sample.num_rows:
+    if time is None or not known or sample.column_names.count(time) != 1 or not sample.num_rows:
         return None
     values = seconds_of(sample.column(time))
     if values is None:

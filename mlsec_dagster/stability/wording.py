@@ -193,13 +193,16 @@ def _distinct(channel: Channel, scene: Scene) -> Phrase:
     if found is None or not past:
         return _plainly("different values", name)
     # HyperLogLog is right to a per cent or two, so no more digits are told.
-    now = about(found[1].distinct)
-    before = about(float(np.mean([distinct / rows for rows, distinct in past])) * scene.rows)
+    secret = channel.column in scene.sensitive
+    usual = float(np.mean([distinct / rows for rows, distinct in past])) * scene.rows
+    before, now = (
+        f"fewer than {LEAST_SHOWN}" if secret and count < LEAST_SHOWN else f"about {about(count)}" for count in (usual, found[1].distinct)
+    )
     return Phrase(
         f"different values of {name}",
-        f"about {before} in as many rows",
-        f"about {now}",
-        f"{name} has about {now} different values in {rows_said(scene.rows)} (before: about {before} in as many)",
+        f"{before} in as many rows",
+        now,
+        f"{name} has {now} different values in {rows_said(scene.rows)} (before: {before} in as many)",
     )
 
 
@@ -282,13 +285,17 @@ def _unseen(channel: Channel, scene: Scene) -> Phrase:
 
 def _pattern(_: Channel, scene: Scene) -> Phrase:
     what = "combinations of missing columns that were never there"
-    names = [column.name for column in scene.assessed.frame.columns]
+    names = [column.name for column in scene.assessed.window.profile.columns]
     new = unseen_patterns(scene.assessed.window.profile, [window for window in scene.earlier if window.profile.rows])
     if not new:
         return Phrase(what, "none", "none", "no combination of missing columns is new")
     pattern, rows = max(new.items(), key=lambda item: item[1])
     missing = _nulls_of(pattern, names)
-    known = [_nulls_of(other, names) for window in scene.earlier for other in window.profile.patterns]
+    known = [
+        _nulls_of(other, [column.name for column in window.profile.columns]).intersection(names)
+        for window in scene.earlier
+        for other in window.profile.patterns
+    ]
     around = [other for other in known if missing <= other]
     # What has always been missing along with these columns, and is there now, is what a reader wonders at.
     companions = (
@@ -296,7 +303,7 @@ def _pattern(_: Channel, scene: Scene) -> Phrase:
         if missing and around
         else frozenset[str]()
     )
-    listed = _listed(missing, names)
+    listed = _listed(missing, names) if missing else ""
     secret = bool((missing | companions) & scene.sensitive)
     said = count_said(rows, secret=secret) + (" row" if rows == 1 and not secret else " rows")
     total = count_said(sum(new.values()), secret=secret) + " rows"
@@ -343,10 +350,11 @@ def _contradiction(channel: Channel, scene: Scene) -> Phrase:
 
 def _stale(channel: Channel, scene: Scene) -> Phrase:
     rows = scene.assessed.observation.stale
-    before = _range(_rows_before(channel, scene, scene.rows))
-    verb = "is" if rows == 1 else "are"
-    clause = f"{rows_said(rows)} {verb} older than rows of earlier windows (before: {before} in as many)"
-    return Phrase("rows that are older than rows of earlier windows", before, f"{rows:,}", clause)
+    secret = any(column.kind == "time" and column.name in scene.sensitive for column in scene.assessed.frame.columns)
+    before, now = _range(_rows_before(channel, scene, scene.rows), secret=secret), count_said(rows, secret=secret)
+    said = f"{now} rows are" if secret or rows != 1 else "1 row is"
+    clause = f"{said} older than rows of earlier windows (before: {before} in as many)"
+    return Phrase("rows that are older than rows of earlier windows", before, now, clause)
 
 
 _WORDS: Final[dict[str, Callable[[Channel, Scene], Phrase]]] = {

@@ -25,6 +25,7 @@ import mlsec_dagster.storage.database
 from mlsec_dagster import SecurityStore
 from mlsec_dagster.integrity.ledger import Ledger
 from mlsec_dagster.resources import open_store
+from tests.faults.baselines import Shop, ordinary
 from tests.guard.projects import RAN, ParquetIOManager, Project, flights
 
 WRITERS, RUNS = 4, 3
@@ -80,6 +81,19 @@ def write(base: Path, url: str | None, worker: int) -> None:
 def writers(base: Path, url: str | None) -> dict[str, Any]:
     """Several processes run at once, on a store that is not there yet."""
     return {"exits": [status_of(pid) for pid in [forked(lambda i=i: write(base, url, i)) for i in range(WRITERS)]]}
+
+
+def windows(base: Path, url: str | None) -> dict[str, Any]:
+    """Several processes materialize and check the same asset at once; no window alarms, and no check stops."""
+
+    def run(number: int) -> None:
+        with dg.DagsterInstance.get() as instance:
+            shop = Shop(instance, base, None)
+            for turn in range(2):
+                verdict = shop.run(ordinary(2 * number + turn), None)
+                assert verdict.outcome == "learning", verdict.sentence
+
+    return {"exits": [status_of(pid) for pid in [forked(lambda i=i: run(i)) for i in range(3)]]}
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -167,5 +181,5 @@ def kills(base: Path, url: str | None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     mode, where, *rest = sys.argv[1:]
-    outcome = {"writers": writers, "kills": kills}[mode](Path(where), rest[0] if rest else None)
+    outcome = {"writers": writers, "windows": windows, "kills": kills}[mode](Path(where), rest[0] if rest else None)
     sys.stdout.write("\n" + json.dumps(outcome) + "\n")

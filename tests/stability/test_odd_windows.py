@@ -1,5 +1,8 @@
 """Windows that no one would write on purpose: each is measured, or refused with a sentence."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import ibis
@@ -9,10 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlsec_dagster.errors import UnverifiableError
-from mlsec_dagster.stability.assessment import History, assess
+from mlsec_dagster.stability.assessment import Assessment, History, assess
+from mlsec_dagster.stability.channels import Channel
+from mlsec_dagster.stability.counting import characters
+from mlsec_dagster.stability.evidence import evidence_of
 from mlsec_dagster.stability.measuring import measure
 from mlsec_dagster.stability.profiles import Roles
 from mlsec_dagster.stability.samples import seconds_of
+from tests.stability import test_assessment as usual
 from tests.stability.windows import KEY, accounted, learnt, measured, mixed, nested
 
 
@@ -210,3 +217,163 @@ def test_no_columns_are_refused() -> None:
 def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(UnverifiableError):
         learnt(42)
+
+
+def after(past: History, *found: Assessment) -> History:
+    return History([*past.windows, *(each.window for each in found)], [*past.samples, *(each.sample for each in found)])
+
+
+def told(table: pa.Table, past: History) -> Assessment:
+    """What is found about a window, in words too."""
+    found = assess(table, past, roles=usual.ROLES, key=KEY)
+    assert evidence_of(found, past, usual.ROLES).sentence
+    return found
+
+
+def ordinary(seed: int) -> pa.Table:
+    return pa.table(usual.columns(seed))
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+ODD: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "no rows and so no types": lambda table: pa.table({name: pa.nulls(0) for name in table.column_names}),
+    "one row": lambda table: table.slice(0, 1),
+    "five rows": lambda table: table.slice(0, 5),
+    "other columns": lambda _: pa.table({"x": range(50)}),
+    "a column twice": lambda table: table.append_column("price", table["price"]),
+    "another type": lambda table: with_column(table, "price", table["price"].cast(pa.string())),
+    "lists": lambda table: with_column(table, "price", pa.array([[1.0]] * len(table))),
+    "all null": lambda table: pa.table({field.name: pa.nulls(len(table), field.type) for field in table.schema}),
+    "no labels": lambda table: with_column(table, "bought", pa.nulls(len(table), pa.string())),
+    "infinite": lambda table: with_column(table, "price", pa.array(np.where(np.arange(len(table)) % 2, np.inf, -np.inf))),
+    "huge": lambda table: with_column(table, "price", pa.array(np.where(np.arange(len(table)) % 2, 1.7e308, -1.7e308))),
+    "constant": lambda table: with_column(table, "price", pa.array([1.0] * len(table))),
+    "signs that steer": lambda table: with_column(table, "region", pa.array(["\u202e\x00\x1b[2J"] * len(table))),
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_odd_window_is_told_and_so_is_the_next_ordinary_one(odd: Callable[[pa.Table], pa.Table]) -> None:
+    found = told(odd(ordinary(1101)), usual.history())
+    assert found.outcome in ("schema", "alarm")
+    then = told(ordinary(1102), after(usual.history(), found))
+    assert then.judgement is not None
+    if found.outcome == "schema" and found.window.profile.rows:
+        assert then.outcome == "schema"
+    else:
+        assert then.outcome in ("stable", "alarm")  # an eighth of what it is compared with is odd
+        assert then.reference is not None
+        assert then.reference.rows > 4_000
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", ["a column twice", "all null", "no labels", "infinite", "no rows and so no types"])
+def test_windows_that_stay_odd_are_compared_with_one_another(name: str) -> None:
+    past = usual.history()
+    for seed in range(9):
+        past = after(past, found := told(ODD[name](ordinary(1200 + seed)), past))
+    assert found.outcome == "stable"
+    assert told(ordinary(1300), past).outcome in ("schema", "alarm", "stable")
+
+
+def test_missing_values_are_told_by_columns_whatever_their_order_and_whichever_came() -> None:
+    """Whether a set of missing columns is new does not hang on where they stand in the table."""
+    table = with_column(ordinary(1), "cost", pa.array([None, *ordinary(1)["cost"].to_pylist()[1:]]))
+    past: list[Assessment] = []
+    for seed in range(20):
+        nulls = with_column(ordinary(seed), "cost", pa.array([None, *ordinary(seed)["cost"].to_pylist()[1:]]))
+        past.append(told(nulls, after(History(), *past)) if seed > 11 else assess(nulls, History(), roles=Roles(), key=KEY))
+    history = after(History(), *past)
+    for changed in (table.select(table.column_names[::-1]), table.append_column("new", pa.array([1.0] * len(table)))):
+        found = told(changed, history)
+        assert found.observation.channels.get(Channel("pattern")) == 0.0
+        again = told(changed, after(history, found))
+        assert again.observation.channels.get(Channel("pattern")) == 0.0
+
+
+def test_few_texts_and_many_are_made_of_the_same_characters() -> None:
+    texts = ["Über 12\u00a0km", "a\tb", "٣ x", "", "日本 7", "!?", None]
+    many = pa.chunked_array([texts * 3 + [f"Über {number}" for number in range(100)]])
+    one_by_one = np.array([characters(pa.chunked_array([[text]])) or (0,) * 4 for text in many.to_pylist() if text])
+    lengths = np.array([len(text) for text in many.to_pylist() if text])
+    assert characters(many) == pytest.approx((one_by_one * lengths[:, None]).sum(0) / lengths.sum())
+
+
+def test_a_relation_that_fails_while_it_is_asked_says_so_without_values(tmp_path: Path) -> None:
+    import duckdb
+
+    pq.write_table(mixed(300), tmp_path / "rows.parquet")
+    relation = duckdb.connect().read_parquet(str(tmp_path / "rows.parquet"))
+    frame = learnt(relation)
+    (tmp_path / "rows.parquet").unlink()
+    with pytest.raises(UnverifiableError, match="duckdb could not measure the "):
+        measured(relation, frame)
+
+
+# --- heavy ones
+
+PEAK = """\
+import sys
+from mlsec_dagster.stability.assessment import History, assess
+from mlsec_dagster.stability.profiles import Roles
+first = assess(sys.argv[1], History(), roles=Roles(), key=b"k" * 32)
+then = assess(sys.argv[1], History([first.window] * 8, [first.sample] * 8), roles=Roles(), key=b"k" * 32)
+print(then.outcome, then.window.profile.rows, then.window.profile.columns[0].distinct, first.sample.nbytes)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def peak(path: Path) -> tuple[list[str], int]:
+    """What was found about a file in a process of its own, and the most memory that it took, in MB."""
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True, timeout=250)
+    found, memory = done.stdout.splitlines()
+    return found.split(), int(memory) // 1024
+
+
+@pytest.mark.slow
+def test_ten_million_distinct_values_take_little_memory(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("number", pa.int64())])
+    with pq.ParquetWriter(tmp_path / "rows.parquet", schema) as writer:
+        for start in range(0, 10_000_000, 500_000):
+            numbers = pa.array(range(start, start + 500_000))
+            writer.write_table(pa.table({"id": numbers.cast(pa.string()), "number": numbers}, schema))
+    (outcome, rows, distinct, _), memory = peak(tmp_path / "rows.parquet")
+    assert (outcome, rows) == ("learning", "10000000")
+    assert int(distinct) == pytest.approx(10_000_000, rel=0.1)
+    assert memory < 700
+
+
+@pytest.mark.slow
+def test_texts_of_a_megabyte_take_little_memory_and_stay_out_of_what_is_kept(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    schema = pa.schema([("text", pa.string()), ("number", pa.int64())])
+    with pq.ParquetWriter(tmp_path / "rows.parquet", schema, use_dictionary=False, compression="none") as writer:
+        for number in range(300):
+            text = random.integers(97, 123, 1 << 20, dtype=np.uint8).tobytes().decode()
+            writer.write_table(pa.table({"text": [text], "number": [number]}, schema))
+    (outcome, rows, distinct, sample), memory = peak(tmp_path / "rows.parquet")
+    assert (outcome, rows) == ("learning", "300")
+    assert int(distinct) == pytest.approx(300, rel=0.1)
+    assert int(sample) < 100_000
+    assert memory < 1_000
+
+
+@pytest.mark.slow
+def test_two_thousand_columns_are_judged() -> None:
+    def wide(seed: int) -> pa.Table:
+        random = np.random.default_rng(seed)
+        numbers = {f"n{number}": random.normal(size=200) for number in range(1_000)}
+        return pa.table(numbers | {f"c{number}": random.choice(["a", "b", "c"], 200) for number in range(1_000)})
+
+    found: list[Assessment] = []
+    for seed in range(9):
+        found.append(assess(wide(seed), after(History(), *found), roles=Roles(), key=KEY))
+    # As if each of them had come three times.
+    past = after(History(), *found, *found[8:] * 13)
+    then = told(wide(99), past)
+    assert then.outcome in ("stable", "alarm")
+    assert len(then.channels) > 4_000
