@@ -108,7 +108,7 @@ def judge(
     signed = np.array([channel.test in SIGNED for channel in channels], bool)
     novel = np.array([channel.test in NOVELTY for channel in channels], bool)
     scores, usual_values, deviations = (np.full(values.shape, math.nan) for _ in range(3))
-    for group, least, prior in ((signed, 0.5, 3.0), (novel, 1.0, 0.0), (~signed & ~novel, 0.25, 6.0)):
+    for group, least, prior in ((signed, 0.5, 0.0), (novel, 1.0, 0.0), (~signed & ~novel, 0.25, 6.0)):
         scores[:, group], usual_values[:, group], deviations[:, group] = studentised(values[:, group], least=least, prior=prior)
     scores[:, signed] = np.abs(scores[:, signed])
     usual, unseen = _largest(scores[:, ~novel]), _largest(scores[:, novel])
