@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, values_of
+from mlsec_dagster.stability.channels import REFERENCE_WINDOWS, Channel, compared_with, values_of
 from mlsec_dagster.stability.decision import LEAST_WINDOWS, MOST_WINDOWS, Judgement, judge, winsorised
 from mlsec_dagster.stability.frames import learn_frame
 from mlsec_dagster.stability.measuring import measure
@@ -106,8 +106,9 @@ def assess(
     samples = history.samples[-REFERENCE_WINDOWS:]
     reference: Profile | None = None
     if windows and samples:
-        # A window without rows says nothing of what is usual, nor of types.
-        samples = [sample for sample in samples if sample.num_rows] or samples
+        used = compared_with(windows)[-len(samples) :]
+        samples = [sample for sample, each in zip(samples[-len(used) :], used, strict=True) if each and sample.num_rows] or samples
+        # A window without rows says nothing of types.
         frame, reference = learn_reference(samples, before=filled(windows)[-1].profile, roles=roles, partition_columns=partition_columns)
     else:
         frame = learn_frame(source, roles, partition_columns=partition_columns)

@@ -69,7 +69,7 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
     before = [window for window in earlier if window.profile.rows]
     if not profile.rows or not reference.rows or not before:
         return found
-    recent = before[-REFERENCE_WINDOWS:]
+    recent = [window for window, used in zip(before[-REFERENCE_WINDOWS:], compared_with(before), strict=True) if used]
     rows = sum(window.profile.rows for window in recent)
     found[Channel("volume")] = math.log(profile.rows / (rows / len(recent))) / math.hypot(
         _LEAST_VOLUME, math.sqrt(1 / profile.rows + 1 / rows)
@@ -95,6 +95,21 @@ def distances(profile: Profile, frame: Frame, *, reference: Profile, earlier: Se
     found[Channel("pattern")] = counted(sum(unseen_patterns(profile, before).values()), profile.rows)
     found[Channel("duplicates")] = counted(round(profile.duplicates / profile.hashed * profile.rows) if profile.hashed else 0, profile.rows)
     return found
+
+
+def compared_with(windows: Sequence[Window]) -> list[bool]:
+    """Which of the last `REFERENCE_WINDOWS` windows the next one is compared with.
+
+    Those that did not alarm, for an odd window among them would make the next ordinary one look odd; but all of them once most alarmed: a
+    change that is kept up is what is usual now. What the windows that are left out differed by still counts as variation, see
+    `decision.winsorised`.
+    """
+    recent = windows[-REFERENCE_WINDOWS:]
+    calm = [not window.alarmed and window.profile.rows > 0 for window in recent]
+    if 2 * sum(calm) >= len(recent):
+        return calm
+    filled = [window.profile.rows > 0 for window in recent]
+    return filled if any(filled) else [True] * len(recent)
 
 
 def counted(rows: float, of: int) -> float:
