@@ -1,0 +1,95 @@
+"""Secrets are removed from texts of logs before anything is stored.
+
+    redact("/c/model.pkl?sv=2024-11-04&sig=a%2Fb%3D")  # "/c/model.pkl?sv=2024-11-04&sig=REDACTED"
+
+Removed are signatures of shared access (Azure SAS, AWS and Google presigned URLs), values of parameters and members that
+are named like a secret, Authorization values and cookies, passwords within URLs, private keys, and tokens that can be told by
+their look. Kept are identifiers, which are not secret: access key ids, expiry times, permissions, hashes of tokens.
+
+A secret with neither a telling name nor a telling look cannot be seen, and stays.
+
+https://learn.microsoft.com/rest/api/storageservices/create-service-sas
+https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+https://cloud.google.com/storage/docs/access-control/signed-urls
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+REDACTED: Final = "REDACTED"
+_REPLACEMENT: Final = rf"\g<1>{REDACTED}"
+
+_NAMED: Final = re.compile(
+    r"(?<![\w.-])([\w.-]{1,128})"  # A name, and a sign behind it, in any quotes and escapes.
+    r"(?:\\*[\"']|%22)?\s{0,8}(?:=|:|%3[dDaA]|%253[dD]|\\u003[dD])\s{0,8}(?:\\*[\"']|%22)?"
+)
+_VALUE: Final = re.compile(
+    r"(?<=\")(?:[^\"\\]|\\[^\"])+"  # In quotes, up to their end; else up to whatever ends a parameter.
+    r"|(?:(?!%26|%2526|\\u0026|%22|\\+[\"'])[^\s\"'&;,<>(){}\[\]])+"
+)
+_SECRET_NAME: Final = re.compile(
+    # Short names have to stand alone, or behind the escape of what stands before a parameter.
+    r"(?:^|[-_.]|26|3[fb]|2[02c]|7b|u0026|^[nrt])(?:sig|sas|pwd|jwt)$"
+    r"|(?:signature|token|secret|password|passwd|passphrase|assertion|(?:api|access|account|private|secret|shared)[-_]?key)$",
+    re.IGNORECASE,
+)
+_HEADER: Final = re.compile(
+    r"((?<![a-z])(?:authorization|cookie)(?:\\*[\"']|%22)?\s{0,8}(?:=|:|%3[dDaA])\s{0,8}\[?(?:\\*[\"']|%22)?)([^\"'\\\r\n\[\]]+)",
+    re.IGNORECASE,
+)
+_SCHEME: Final = re.compile(r"((?<![a-z])(?:bearer|basic|negotiate|sharedkey(?:lite)?)(?:\s|%20|\+)+)([\w.~+/=:%-]{6,})", re.IGNORECASE)
+_USER: Final = re.compile(r"(://[^\s/:@\"'?#]*:)([^\s/@\"'?#]+)(?=@)")
+_KEY: Final = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(.+?)(?=-----END|\Z)", re.DOTALL)
+_LOOK: Final = re.compile(
+    r"(?<![\w-])()("
+    r"eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*){0,3}"  # JSON Web Token
+    r"|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+    r"|hf_[A-Za-z0-9]{20,}|dapi[0-9a-f]{32}(?:-\d)?|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
+    r"|ya29\.[\w-]{20,}|AIza[\w-]{35}"
+    r"|(?:IQoJb3JpZ2lu|FwoGZXIvYXdz|FQoGZXIvYXdz)[\w+/=%-]{20,})"  # sessions of AWS STS
+)
+# Nothing of the above is without one of these, in small letters. Most texts are, and are left alone at once.
+_HINTS: Final = (
+    *("sig", "token", "secret", "passw", "passphrase", "assertion", "key", "sas", "pwd", "jwt", "authorization", "cookie"),
+    *("bearer", "basic", "negotiate", "@", "eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "dapi"),
+    *("sk-", "xox", "ya29.", "aiza", "iqojb3", "fwogzx", "fqogzx"),
+)
+
+
+def _without_named(text: str) -> str:
+    """Values of parameters and members with the name of a secret; a value that is none is looked into in turn."""
+    kept: list[str] = []
+    done = 0
+    for named in _NAMED.finditer(text):
+        if named.start() < done or _SECRET_NAME.search(named[1]) is None:
+            continue
+        value = _VALUE.match(text, named.end())
+        if value is not None:
+            kept += (text[done : named.end()], REDACTED)
+            done = value.end()
+    return "".join((*kept, text[done:]))
+
+
+def redact(text: str) -> str:
+    """`text` with every secret that can be told replaced by `REDACTED`; applied twice, the same as once."""
+    small = text.lower()
+    if not any(map(small.__contains__, _HINTS)):
+        return text
+    text = _KEY.sub(_REPLACEMENT, text)
+    text = _HEADER.sub(_REPLACEMENT, text)
+    text = _SCHEME.sub(_REPLACEMENT, text)
+    text = _without_named(text)
+    text = _USER.sub(_REPLACEMENT, text)
+    return _LOOK.sub(_REPLACEMENT, text)
+
+
+def clean(text: str | None) -> str | None:
+    """`redact` for a field of a record that is seldom seen twice, such as an object's name; None stays None."""
+    return None if text is None else redact(text)
+
+
+@lru_cache(maxsize=8192)
+def clean_again(text: str | None) -> str | None:
+    """`clean` for a field with few values, such as a user agent or a principal: they are remembered."""
+    return clean(text)
