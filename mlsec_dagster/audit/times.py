@@ -32,4 +32,4 @@ def rfc3339(time: int) -> str:
     Raises:
         OverflowError: Not between the years 1 and 9999.
     """
-    return (EPOCH + timedelta(microseconds=time)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+    return (EPOCH + timedelta(microseconds=time)).isoformat(timespec="microseconds").replace("+00:00", "Z")

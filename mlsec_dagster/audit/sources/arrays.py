@@ -157,7 +157,7 @@ def _records(part: bytes, offset: int, form: Format[Record], between: re.Pattern
             yield form.event(record)
         except UNREADABLE as error:
             start, end = _bounds(part, between)[index]
-            yield quarantine(form.source, part[start:end], f"The record cannot be read: {error}.", offset + start, limits)
+            yield quarantine(form.source, part[start:end], f"The record is no event: {error}.", offset + start, limits)
 
 
 def _overlong(window: _Window, pieces: Iterator[bytes], source: Source, limits: Limits) -> Iterator[Row]:
@@ -187,7 +187,7 @@ def _row(raw: bytes, offset: int, form: Format[Record], limits: Limits) -> Row:
     try:
         return form.parse(raw)
     except UNREADABLE as error:
-        return quarantine(form.source, raw, f"The record cannot be read: {error}.", offset, limits)
+        return quarantine(form.source, raw, f"The record is no event: {error}.", offset, limits)
 
 
 def _bounds(part: bytes, between: re.Pattern[bytes]) -> list[tuple[int, int]]:

@@ -61,7 +61,7 @@ def _line(line: bytes, source: Source, parse: Callable[[bytes], Iterable[AuditEv
     try:
         events = [*parse(line)]
     except UNREADABLE as error:
-        yield quarantine(source, line, f"The line cannot be read: {error}.", offset, limits)
+        yield quarantine(source, line, f"The line is no event: {error}.", offset, limits)
         return
     yield from events
 
