@@ -270,8 +270,7 @@ def _put(record: dict[str, Any], path: str, value: Any) -> None:
 def _get(record: Mapping[str, Any], path: str) -> Any:
     found: Any = record
     for name in path.split("."):
-        if name == "resource":
-            found = next(iter(found.get("resources", ())), None)
-        elif found is not None:
-            found = found.get(name)
+        found = next(iter(found.get("resources", ())), None) if name == "resource" else found.get(name)
+        if found is None:
+            return None
     return found

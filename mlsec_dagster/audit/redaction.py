@@ -15,9 +15,10 @@ https://cloud.google.com/storage/docs/access-control/signed-urls
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, overload
 
 REDACTED: Final = "REDACTED"
+_SHORT: Final = 512  # Only texts below are remembered, so that memory stays bounded.
 _REPLACEMENT: Final = rf"\g<1>{REDACTED}"
 
 _NAMED: Final = re.compile(
@@ -84,12 +85,24 @@ def redact(text: str) -> str:
     return _LOOK.sub(_REPLACEMENT, text)
 
 
+@overload
+def clean(text: str) -> str: ...
+@overload
+def clean(text: None) -> None: ...
 def clean(text: str | None) -> str | None:
-    """`redact` for a field of a record that is seldom seen twice, such as an object's name; None stays None."""
+    """`redact` for a field that is seldom seen twice, such as an object's name; None stays None."""
     return None if text is None else redact(text)
 
 
-@lru_cache(maxsize=8192)
+@overload
+def clean_again(text: str) -> str: ...
+@overload
+def clean_again(text: None) -> None: ...
 def clean_again(text: str | None) -> str | None:
     """`clean` for a field with few values, such as a user agent or a principal: they are remembered."""
-    return clean(text)
+    return text if text is None else _short(text) if len(text) < _SHORT else redact(text)
+
+
+@lru_cache(maxsize=8192)
+def _short(text: str) -> str:
+    return redact(text)

@@ -17,7 +17,6 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Outcome, Plane, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources import http
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.sources.streams import digest
@@ -109,7 +108,7 @@ def _stored(record: _Record, raw: bytes) -> AuditEvent:
     account, container, name = _place(blob, record.uri)
     status = None if record.status_code is None else str(record.status_code)
     code = int(status) if status is not None and status.isascii() and status.isdigit() else None
-    action, plane = _action(record.operation_name, record.category)
+    action, plane = _action(record.operation_name[:256], record.category[:64])
     return AuditEvent(
         source="azure.monitor",
         id=_id(record, raw, blob.object_key),
@@ -120,22 +119,22 @@ def _stored(record: _Record, raw: bytes) -> AuditEvent:
         outcome=http.outcome(code),
         service="Microsoft.Storage",
         status=status,
-        error=clean_again(record.status_text) if code is None or code >= 400 else None,
+        error=record.status_text if code is None or code >= 400 else None,
         principal=who.object_id or who.app_id or identity.token_hash,
-        principal_name=clean_again(who.upn or (who.app_id if who.object_id else None)),
+        principal_name=who.upn or (who.app_id if who.object_id else None),
         principal_type=identity.type,
         principal_account=who.tenant_id,
         credential=identity.token_hash,
         address=address,
         port=port,
-        user_agent=clean_again(blob.user_agent_header),
-        request=clean(record.uri),
+        user_agent=blob.user_agent_header,
+        request=record.uri,
         request_id=blob.client_request_id or None,
         correlation=record.correlation_id,
         account=account,
         region=record.location,
         container="/".join(filter(None, (account, container))) or None,
-        object=clean(name),
+        object=name,
         resource=record.resource_id,
         resource_type=record.category or None,
         bytes_out=blob.response_body_size,
@@ -170,7 +169,7 @@ def _learned(record: _Record, raw: bytes) -> AuditEvent:
     version = member("amlmodelversion", "modelversion", "assetversion")
     place = member("registryresourceid") or record.resource_id
     result = record.result_signature if record.result_signature is not None else member("resultsignature")
-    action, plane = _action(record.operation_name, record.category)
+    action, plane = _action(record.operation_name[:256], record.category[:64])
     address, port = http.address_and_port(record.caller_ip_address)
     return AuditEvent(
         source="azure.monitor",
@@ -182,8 +181,8 @@ def _learned(record: _Record, raw: bytes) -> AuditEvent:
         outcome=_result(record.result_type, str(result) if result is not None else None),
         service="Microsoft.MachineLearningServices",
         status=None if result is None else str(result),
-        principal=clean_again(member("userobjectid") or who),
-        principal_name=clean_again(member("username") or name),
+        principal=member("userobjectid") or who,
+        principal_name=member("username") or name,
         principal_type=kind,
         principal_account=member("registrytenantid", "tenantid", "amlworkspacetenantid"),
         address=address,
@@ -191,11 +190,11 @@ def _learned(record: _Record, raw: bytes) -> AuditEvent:
         correlation=record.correlation_id,
         region=record.location,
         container=place.rpartition("/")[2] or None if place else None,
-        object=clean(asset),
+        object=asset,
         object_version=version if asset else None,
         resource=place,
         resource_type=record.category or None,
-        model=clean(model),
+        model=model,
         model_version=version if model else None,
     )
 

@@ -132,6 +132,8 @@ def _event(record: _Record) -> AuditEvent:
             acting_as = clean_again(_text(asked.role_arn))
     if record.resources:
         resource = record.resources[0]
+        if resource.arn is None and len(record.resources) > 1:  # Of an object only the prefix of its ARN is told.
+            resource = record.resources[1]
         account, arn, kind = _text(resource.account), clean_again(_text(resource.arn)), _text(resource.type)
     moved = record.additional_event_data
     # Calls of models are data, though Bedrock logs them as management events. Old records have no category.
@@ -141,7 +143,7 @@ def _event(record: _Record) -> AuditEvent:
         id=record.event_id,
         time=microseconds(record.event_time),
         operation=name,
-        action=_action(name, record.read_only, approved),
+        action=_action(name[:64], record.read_only, approved),
         plane="data" if data else "control",
         outcome=_outcome(record.error_code),
         service=service,

@@ -13,7 +13,6 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Outcome, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.times import microseconds
 
@@ -97,28 +96,28 @@ def _parse(line: bytes) -> list[AuditEvent]:
             id=f"{entry.log_name}|{entry.timestamp}|{entry.insert_id}",
             time=microseconds(entry.timestamp),
             operation=payload.method_name,
-            action=_action(payload.method_name),
+            action=_action(payload.method_name[-128:]),
             plane="data" if _touches_data(entry.log_name, payload.method_name) else "control",
             outcome=_outcome(status.code),
             logged=microseconds(entry.receive_timestamp) if entry.receive_timestamp is not None else None,
             service=payload.service_name,
             status=str(status.code),
-            error=clean(status.message),
-            principal=clean_again(who.principal_email or who.principal_subject),
-            principal_name=clean_again(who.principal_subject) if who.principal_email else None,
+            error=status.message,
+            principal=who.principal_email or who.principal_subject,
+            principal_name=who.principal_subject if who.principal_email else None,
             credential=who.service_account_key_name,
             invoked_by=_delegate(who),
             address=address,
-            user_agent=clean_again(asked.caller_supplied_user_agent),
+            user_agent=asked.caller_supplied_user_agent,
             correlation=(entry.operation.id if entry.operation is not None else None) or entry.trace,
             account=resource.labels.get("project_id"),
             region=resource.labels.get("location"),
             container=bucket,
-            object=clean(stored["object"]) if stored is not None else None,
-            resource=clean(payload.resource_name),
+            object=stored["object"] if stored is not None else None,
+            resource=payload.resource_name,
             resource_type=resource.type,
-            model=clean(model["model"]) if model is not None else None,
-            model_version=clean(model["version"] or model["old"]) if model is not None else None,
+            model=model["model"] if model is not None else None,
+            model_version=model["version"] or model["old"] if model is not None else None,
         )
     ]
 
@@ -129,7 +128,7 @@ def _delegate(who: _Authentication) -> str | None:
         return None
     first = who.service_account_delegation_info[0]
     email = (first.first_party_principal or {}).get("principalEmail")
-    return clean_again(email if isinstance(email, str) else first.principal_subject)
+    return email if isinstance(email, str) else first.principal_subject
 
 
 def _outcome(code: int) -> Outcome:

@@ -13,7 +13,6 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Plane, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources import http
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.times import microseconds
@@ -26,7 +25,6 @@ def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> I
 
 class _User(msgspec.Struct):
     username: str | None = None
-    uid: str | None = None
     extra: dict[str, list[str]] = {}
 
 
@@ -120,23 +118,22 @@ def _one(event: _Event) -> AuditEvent:
         logged=microseconds(event.finished) if event.finished is not None else None,
         service=target.api_group or "core",
         status=None if status.code is None else str(status.code),
-        error=clean(status.message),
-        principal=clean_again(user.username),
-        principal_name=user.uid,
+        error=status.message,
+        principal=user.username,
         principal_type="ServiceAccount" if (user.username or "").startswith("system:serviceaccount:") else None,
         credential=credentials[0] if credentials else None,
-        acting_as=clean_again(event.impersonated.username) if event.impersonated is not None else None,
+        acting_as=event.impersonated.username if event.impersonated is not None else None,
         # All but the last address are what the client claims.
         address=event.addresses[-1] if event.addresses else None,
-        user_agent=clean_again(event.user_agent),
-        request=clean(event.request_uri),
+        user_agent=event.user_agent,
+        request=event.request_uri,
         request_id=event.audit_id,
         container=target.namespace,
-        object=clean(target.name),
+        object=target.name,
         object_version=target.resource_version,
         resource=target.uid,
         resource_type=kind or None,
-        model=clean(target.name) if target.resource in _MODELS else None,
+        model=target.name if target.resource in _MODELS else None,
     )
 
 

@@ -12,12 +12,18 @@ import msgspec
 
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
 from mlsec_dagster.audit.limits import Limits
+from mlsec_dagster.audit.redaction import clean_again
 from mlsec_dagster.audit.sources.streams import inflate, quarantine
 from mlsec_dagster.errors import UnverifiableError
 
 Row = AuditEvent | Quarantined
 UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 """What one record can make its parser raise. UnicodeError is a ValueError."""
+_TEXTS = tuple(
+    field.name
+    for field in msgspec.structs.fields(AuditEvent)
+    if field.name not in {"source", "action", "plane", "outcome"} and "str" in str(field.type)
+)
 
 
 def read_lines(
@@ -63,7 +69,17 @@ def _line(line: bytes, source: Source, parse: Callable[[bytes], Iterable[AuditEv
     except UNREADABLE as error:
         yield quarantine(source, line, f"The line is no event: {error}.", offset, limits)
         return
-    yield from events
+    yield from map(_without_secrets, events)
+
+
+def _without_secrets(event: AuditEvent) -> AuditEvent:
+    """Done here, for every text, so that no format can forget one."""
+    changed: dict[str, str] = {}
+    for name in _TEXTS:
+        text: str | None = getattr(event, name)
+        if text is not None and (kept := clean_again(text)) != text:
+            changed[name] = kept
+    return msgspec.structs.replace(event, **changed) if changed else event
 
 
 def _overlong(source: Source, kept: bytes, offset: int, limits: Limits, size: int) -> Quarantined:

@@ -36,7 +36,6 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Plane, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources import http
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.times import microseconds
@@ -87,31 +86,31 @@ def _parse(line: bytes) -> list[AuditEvent]:
         raise ValueError("it has no method or no path")
     api = _API.match(record.path)
     endpoint = _endpoint(api["rest"] if api is not None else record.path.lstrip("/"))
-    action, plane = _action(record.method, endpoint)
+    action, plane = _action(record.method[:16], endpoint[:64])
     request = record.path if record.query is None else f"{record.path}?{record.query}"
     return [
         AuditEvent(
             source="mlflow.audit",
             id=record.id,
             time=microseconds(record.time),
-            operation=clean_again(f"{record.method} {endpoint}") or "",
+            operation=f"{record.method} {endpoint}" or "",
             action=action,
             plane=plane,
             outcome=http.outcome(record.status),
             service="mlflow",
             status=None if record.status is None else str(record.status),
-            principal=clean_again(record.user),
+            principal=record.user,
             principal_type=record.auth,
             address=record.address,
             port=record.port,
-            user_agent=clean_again(record.user_agent),
-            request=clean(request),
+            user_agent=record.user_agent,
+            request=request,
             request_id=record.id,
             container="/".join(filter(None, (record.experiment, record.run))) or ("mlflow-artifacts" if plane == "data" else None),
-            object=clean(record.artifact),
+            object=record.artifact,
             resource_type=endpoint.partition("/")[0],
-            model=clean(record.model),
-            model_version=clean(record.model_version or record.stage),
+            model=record.model,
+            model_version=record.model_version or record.stage,
             bytes_out=record.bytes_out,
             bytes_in=record.bytes_in,
         )

@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Plane, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources import http
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.sources.streams import digest
@@ -43,7 +42,7 @@ def _parse(line: bytes) -> list[AuditEvent]:
     if operation is None:
         raise ValueError("it names no operation")
     code = int(status) if status is not None else None
-    action, plane = _action(operation)
+    action, plane = _action(operation[:64])
     return [
         AuditEvent(
             source="aws.s3_access",
@@ -55,15 +54,15 @@ def _parse(line: bytes) -> list[AuditEvent]:
             outcome=http.outcome(code),
             service="s3.amazonaws.com",
             status=status,
-            error=clean_again(error),
-            principal=clean_again(requester),
+            error=error,
+            principal=requester,
             principal_type=auth or ("Anonymous" if requester is None else None),
             address=address,
-            user_agent=clean_again(agent),
-            request=clean(request),
+            user_agent=agent,
+            request=request,
             request_id=request_id,
             container=bucket,
-            object=clean(_key(key)),
+            object=_key(key),
             object_version=version,
             bytes_out=int(sent) if sent is not None else None,
             bytes_in=int(size) if size is not None and action == "write" else None,

@@ -12,7 +12,6 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources import http
 from mlsec_dagster.audit.sources.lines import read_lines
 from mlsec_dagster.audit.sources.streams import digest
@@ -66,12 +65,12 @@ def _parse(line: bytes) -> list[AuditEvent]:
             outcome=http.outcome(record.response_code),
             service="wandb",
             status=None if record.response_code is None else str(record.response_code),
-            principal=str(record.actor_user_id) if record.actor_user_id is not None else clean_again(record.actor_email),
-            principal_name=clean_again(record.actor_email),
+            principal=str(record.actor_user_id) if record.actor_user_id is not None else record.actor_email,
+            principal_name=record.actor_email,
             address=address,
             port=port,
-            user_agent=f"wandb/{clean_again(record.cli_version)}" if record.cli_version else None,
-            container=clean_again("/".join(filter(None, project))) or None,
+            user_agent=f"wandb/{record.cli_version}" if record.cli_version else None,
+            container="/".join(filter(None, project)) or None,
             object=artifact or other,
             object_version=version,
             resource=record.artifact_asset or other,
@@ -86,7 +85,7 @@ def _artifact(name: str | None) -> tuple[str | None, str | None]:
     if not name:
         return None, None
     bare, _, version = name.rpartition(":")
-    return clean(bare or version), (clean(version) if bare else None)
+    return (bare or version), (version if bare else None)
 
 
 def _action(verb: str) -> Action:
