@@ -7,6 +7,7 @@ looked at one by one, so that a broken one costs nobody but itself.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -22,6 +23,9 @@ Record = TypeVar("Record")
 _HEAD: Final = re.compile(rb"\s*(?:\{\s*\"\w{1,64}\"\s*:\s*)?\[\s*")
 _FIRST: Final = re.compile(rb"\{\s*\"(?:[^\"\\]|\\.){0,128}\"\s*:")
 _ANY: Final = re.compile(rb"\}\s{0,64},\s{0,64}(?=\{)")
+_TOKEN: Final = re.compile(rb"\"(?:[^\"\\]++|\\.)*+(?:\"|\Z)|[{}\[\]]", re.DOTALL)
+_SEPARATORS: Final = b", \t\r\n"
+_BLANK: Final = re.compile(rb"[, \t\r\n]*+")
 _HEAD_BYTES: Final = 4096
 _TAIL: Final = 64 << 10
 _ATTEMPTS: Final = 8
@@ -68,7 +72,7 @@ def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limi
                 break
             offset, part = window.offset, window.cut()
             if part and window.between is not None:
-                yield from _records(part, offset, form, window.between, limits)
+                yield from _records(part, offset, form, window.alike, limits)
             elif len(window.buffer) > limits.record_bytes:
                 yield from _overlong(window, pieces, form.source, limits)
     except UnverifiableError as error:
@@ -83,12 +87,14 @@ class _Window:
         buffer: The bytes.
         offset: Where they begin in the stream.
         between: Where one record ends and the next begins: records of a log begin alike. None until the first is seen.
+        alike: The same, where the end of the one is missing.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.buffer = b""
         self.offset = 0
         self.between: re.Pattern[bytes] | None = None
+        self.alike: re.Pattern[bytes] = _ANY
         self._limits = limits
 
     def add(self, piece: bytes) -> None:
@@ -97,7 +103,8 @@ class _Window:
         if self.between is None and (head := _HEAD.match(self.buffer)) is not None:
             first = _FIRST.match(self.buffer, head.end())
             if first is not None:
-                self.between = re.compile(rb"\}\s{0,64},\s{0,64}(?=" + re.escape(first[0]) + rb")")
+                alike = rb",\s{0,64}(?=" + re.escape(first[0]) + rb")"
+                self.between, self.alike = re.compile(rb"\}\s{0,64}" + alike), re.compile(alike)
                 self.drop(head.end())
 
     def drop(self, count: int) -> None:
@@ -143,20 +150,22 @@ def _whole(part: bytes) -> bool:
     return True
 
 
-def _records(part: bytes, offset: int, form: Format[Record], between: re.Pattern[bytes], limits: Limits) -> Iterator[Row]:
+def _records(part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits) -> Iterator[Row]:
     try:
         records = form.batch.decode(b"[" + part + b"]")
     except UNREADABLE:
         records = None
     if records is None:
-        for start, end in _bounds(part, between):
+        for start, end in _bounds(part, alike):
             yield _row(part[start:end], offset + start, form, limits)
         return
+    bounds: list[tuple[int, int]] | None = None
     for index, record in enumerate(records):
         try:
             yield form.event(record)
         except UNREADABLE as error:
-            start, end = _bounds(part, between)[index]
+            bounds = bounds or _bounds(part, alike)
+            start, end = bounds[index]
             yield quarantine(form.source, part[start:end], f"The record is no event: {error}.", offset + start, limits)
 
 
@@ -190,13 +199,13 @@ def _row(raw: bytes, offset: int, form: Format[Record], limits: Limits) -> Row:
         return quarantine(form.source, raw, f"The record is no event: {error}.", offset, limits)
 
 
-def _bounds(part: bytes, between: re.Pattern[bytes]) -> list[tuple[int, int]]:
-    """Where each record begins and ends: as the decoder sees it, or if it cannot, wherever one seems to begin."""
+def _bounds(part: bytes, alike: re.Pattern[bytes]) -> list[tuple[int, int]]:
+    """Where each record begins and ends: as the decoder sees it, or if it cannot, as far as brackets tell."""
     try:
         raws = _SYNTAX.decode(b"[" + part + b"]")
     except UNREADABLE:
-        cuts = [*between.finditer(part)]
-        return [*zip((0, *(cut.end() for cut in cuts)), (*(cut.start() + 1 for cut in cuts), len(part)), strict=True)]
+        starts = [start for match in alike.finditer(part) if (start := match.end())]
+        return [bound for start, end in pairwise((0, *starts, len(part))) for bound in _values(part, start, end)]
     bounds: list[tuple[int, int]] = []
     end = 0
     for raw in raws:
@@ -204,6 +213,27 @@ def _bounds(part: bytes, between: re.Pattern[bytes]) -> list[tuple[int, int]]:
         end = start + len(bytes(raw))
         bounds.append((start, end))
     return bounds
+
+
+def _values(part: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Whole objects one behind the other, and then what is none."""
+    depth = 0
+    start = _blank_end(part, start, end)
+    for token in _TOKEN.finditer(part, start, end):
+        if depth == 0 and token.start() != start:
+            break
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token[0], 0)
+        if depth == 0:
+            yield start, token.end()
+            start = _blank_end(part, token.end(), end)
+    rest = part[start:end].rstrip(_SEPARATORS)
+    if rest:
+        yield start, start + len(rest)
+
+
+def _blank_end(part: bytes, start: int, end: int) -> int:
+    blank = _BLANK.match(part, start, end)
+    return start if blank is None else blank.end()
 
 
 def _last(window: _Window, reason: str | None, form: Format[Record], limits: Limits) -> Iterator[Row]:
@@ -216,7 +246,7 @@ def _last(window: _Window, reason: str | None, form: Format[Record], limits: Lim
         yield quarantine(form.source, buffer, reason or "The log object is no JSON array of records.", offset, limits, rest=True)
         return
     part = buffer if end is None else buffer[:end]
-    rows = [*_records(part, offset, form, window.between, limits)] if part else []
+    rows = [*_records(part, offset, form, window.alike, limits)] if part else []
     if end is not None and (not rows or isinstance(rows[-1], AuditEvent) or _whole(part)):
         yield from rows
         return

@@ -124,7 +124,8 @@ def _event(record: _Record) -> AuditEvent:
     asked = record.request_parameters
     if asked is not None:
         if service in _STORAGE:
-            container, key, version = _text(asked.bucket_name), clean(_text(asked.key)), _text(asked.version_id)
+            container = clean_again(_text(asked.bucket_name))
+            key, version = clean(_text(asked.key)), clean(_text(asked.version_id))
         elif service in _MODELS:
             target, (model, model_version) = _target(asked), _model(asked)
             approved = asked.model_approval_status == "Approved"
@@ -154,7 +155,7 @@ def _event(record: _Record) -> AuditEvent:
         principal_type=user.type,
         principal_account=user.account_id,
         credential=user.access_key_id,
-        role=session.issuer.arn if session is not None and session.issuer is not None else None,
+        role=clean_again(session.issuer.arn) if session is not None and session.issuer is not None else None,
         invoked_by=user.invoked_by,
         acting_as=acting_as,
         address=record.source_address,

@@ -93,7 +93,7 @@ def _parse(line: bytes) -> list[AuditEvent]:
             source="mlflow.audit",
             id=record.id,
             time=microseconds(record.time),
-            operation=f"{record.method} {endpoint}" or "",
+            operation=f"{record.method} {endpoint}",
             action=action,
             plane=plane,
             outcome=http.outcome(record.status),
