@@ -14,7 +14,8 @@ https://cloud.google.com/storage/docs/access-control/signed-urls
 """
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Final, overload
 
 REDACTED: Final = "REDACTED"
@@ -50,12 +51,6 @@ _LOOK: Final = re.compile(
     r"|ya29\.[\w-]{20,}|AIza[\w-]{35}"
     r"|(?:IQoJb3JpZ2lu|FwoGZXIvYXdz|FQoGZXIvYXdz)[\w+/=%-]{20,})"  # sessions of AWS STS
 )
-# Nothing of the above is without one of these, in small letters. Most texts are, and are left alone at once.
-_HINTS: Final = (
-    *("sig", "token", "secret", "passw", "passphrase", "assertion", "key", "sas", "pwd", "jwt", "authorization", "cookie"),
-    *("bearer", "basic", "negotiate", "@", "eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "dapi"),
-    *("sk-", "xox", "ya29.", "aiza", "iqojb3", "fwogzx", "fqogzx"),
-)
 
 
 def _without_named(text: str) -> str:
@@ -72,17 +67,38 @@ def _without_named(text: str) -> str:
     return "".join((*kept, text[done:]))
 
 
+# Without one of these, in small letters, a step has nothing to find. Most texts are without any, and are left alone at once.
+_LOOKS: Final = (
+    *("eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "dapi", "sk-", "xox", "ya29.", "aiza"),
+    *("iqojb3", "fwogzx", "fqogzx"),
+)
+_NAMES: Final = ("sig", "token", "secret", "passw", "passphrase", "assertion", "key", "sas", "pwd", "jwt")
+_SCHEMES: Final = ("bearer", "basic", "negotiate", "sharedkey")
+
+
 def redact(text: str) -> str:
     """`text` with every secret that can be told replaced by `REDACTED`; applied twice, the same as once."""
     small = text.lower()
-    if not any(map(small.__contains__, _HINTS)):
-        return text
-    text = _KEY.sub(_REPLACEMENT, text)
-    text = _HEADER.sub(_REPLACEMENT, text)
-    text = _SCHEME.sub(_REPLACEMENT, text)
-    text = _without_named(text)
-    text = _USER.sub(_REPLACEMENT, text)
-    return _LOOK.sub(_REPLACEMENT, text)
+    for hints, step in _STEPS:
+        for hint in hints:
+            if hint in small:
+                text = step(text)
+                break
+    return text
+
+
+def _replacing(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    return partial(pattern.sub, _REPLACEMENT)
+
+
+_STEPS: Final[tuple[tuple[tuple[str, ...], Callable[[str], str]], ...]] = (
+    (("private key",), _replacing(_KEY)),
+    (("authorization", "cookie"), _replacing(_HEADER)),
+    (_SCHEMES, _replacing(_SCHEME)),
+    (_NAMES, _without_named),
+    (("://",), _replacing(_USER)),
+    (_LOOKS, _replacing(_LOOK)),
+)
 
 
 @overload
