@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
-from mlsec_dagster.audit.limits import Limits
+from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
+from mlsec_dagster.audit.sources.streams import PIECE, inflate
 from tests.audit.documented import CLOUDTRAIL, LOGS, WANDB, Log, Row, lines_of
 
 every_log = pytest.mark.parametrize("log", LOGS, ids=lambda log: log.source)
@@ -94,6 +95,14 @@ def test_damaged_gzip_is_told(log: Log) -> None:
 def test_several_gzip_members_are_one_log() -> None:
     data = b"".join(gzip.compress(line + b"\n") for line in WANDB.lines) + b"\0" * 512
     assert [*WANDB.read(data)] == [*WANDB.read(WANDB.data())]
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, PIECE + 258, 3 * PIECE])
+def test_whole_gzip_is_never_taken_for_truncated(size: int) -> None:
+    for data in (b"a" * size, bytes(range(256)) * (size // 256)):
+        pieces = [*inflate(gzip.compress(data), DEFAULT_LIMITS)]
+        assert b"".join(pieces) == data
+        assert max(map(len, pieces), default=0) <= PIECE
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def _gunzip(pieces: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
             if out:
                 yield out
             piece = member.unused_data if member.eof else member.unconsumed_tail
+    if not member.eof and (out := member.flush()):
+        yield out
     if not member.eof:
-        yield member.flush()
         raise UnverifiableError(f"is gzip that ends in the middle, behind {decoded:,} decompressed bytes")
 
 
