@@ -1,8 +1,10 @@
 """Logs with one record to a line, among them those that grow while they are read.
 
-whole = WholeLines(chunks_from(offset))
-rows = list(azure.read(whole))
-offset += whole.consumed              # where to go on; the unfinished last line comes next time
+    whole = WholeLines(chunks_from(offset))
+    rows = list(azure.read(whole))
+    offset += whole.consumed  # where to go on
+
+The unfinished last line comes next time.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -20,12 +20,31 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def inflate(data: bytes | Iterable[bytes], limits: Limits) -> Iterator[bytes]:
-    """The decompressed bytes in pieces of at most `PIECE` bytes, whether they were gzip (RFC 1952) or not.
+    """The decompressed bytes in pieces of `PIECE` to twice as many bytes, the last one aside, whether they were gzip (RFC 1952) or not.
 
     Raises:
         LimitExceededError: More comes out than the limits allow. What was within them has been yielded before.
         UnverifiableError: A gzip stream is damaged or ends in the middle, or this is a zip archive.
     """
+    gathered: list[bytes] = []
+    size = 0
+    try:
+        for piece in _decompressed(data, limits):
+            gathered.append(piece)
+            size += len(piece)
+            if size >= PIECE:
+                yield b"".join(gathered)
+                gathered.clear()
+                size = 0
+    except UnverifiableError:
+        if gathered:
+            yield b"".join(gathered)
+        raise
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _decompressed(data: bytes | Iterable[bytes], limits: Limits) -> Iterator[bytes]:
     pieces = filter(None, iter((data,)) if isinstance(data, bytes) else iter(data))
     first = next(pieces, b"")
     while 0 < len(first) < 4 and (more := next(pieces, b"")):
