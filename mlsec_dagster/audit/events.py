@@ -16,7 +16,7 @@ SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
-class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One access, normalised. None means that the log does not tell.
 
     Secrets were removed from every text (`mlsec_dagster.audit.redaction`); nothing else was changed.
