@@ -79,7 +79,9 @@ def test_importing_the_package_loads_no_dagster() -> None:
 
 
 def test_domain_packages_load_neither_dagster_nor_a_table_library() -> None:
-    loaded = loaded_by("import mlsec_dagster.integrity, mlsec_dagster.storage")
+    loaded = loaded_by(
+        "import mlsec_dagster.integrity, mlsec_dagster.storage, mlsec_dagster.audit.ocsf, mlsec_dagster.audit.sources.cloudtrail"
+    )
     assert loaded & {"dagster", "dagster_shared", "pyarrow", "pandas", "polars", "duckdb", "numpy", "ibis"} == set()
 
 

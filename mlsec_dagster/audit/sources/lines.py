@@ -1,0 +1,117 @@
+"""Logs with one record to a line, among them those that grow while they are read.
+
+    whole = WholeLines(chunks_from(offset))
+    rows = list(azure.read(whole))
+    offset += whole.consumed  # where to go on
+
+The unfinished last line comes next time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
+from mlsec_dagster.audit.limits import Limits
+from mlsec_dagster.audit.redaction import clean_again
+from mlsec_dagster.audit.sources.streams import inflate, quarantine
+from mlsec_dagster.errors import UnverifiableError
+
+Row = AuditEvent | Quarantined
+UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What one record can make its parser raise. UnicodeError is a ValueError."""
+_TEXTS = tuple(
+    field.name
+    for field in msgspec.structs.fields(AuditEvent)
+    if field.name not in {"source", "action", "plane", "outcome"} and "str" in str(field.type)
+)
+
+
+def read_lines(
+    data: bytes | Iterable[bytes], source: Source, parse: Callable[[bytes], Iterable[AuditEvent]], limits: Limits
+) -> Iterator[Row]:
+    """One or more rows for each line that is not empty; `parse` gets it without its end and may raise what is `UNREADABLE`."""
+    tail = kept = b""
+    offset = skipped = 0  # Of `tail` in the stream; bytes of an overlong line that were let go, all but `kept`.
+    try:
+        for piece in inflate(data, limits):
+            *lines, tail = (tail + piece).split(b"\n")
+            for line in lines:
+                if skipped:
+                    yield _overlong(source, kept, offset - skipped, limits, skipped + len(line))
+                    skipped, kept = 0, b""
+                else:
+                    yield from _line(line, source, parse, offset, limits)
+                offset += len(line) + 1
+            if len(tail) > limits.record_bytes or (skipped and tail):
+                kept = kept or tail[: limits.kept_bytes]
+                skipped += len(tail)
+                offset += len(tail)
+                tail = b""
+    except UnverifiableError as error:
+        reason = f"The log object {error}."
+        yield quarantine(source, kept or tail, reason, offset - skipped, limits, size=skipped + len(tail), rest=True)
+        return
+    if skipped:
+        yield _overlong(source, kept, offset - skipped, limits, skipped)
+    elif tail:
+        yield from _line(tail, source, parse, offset, limits)
+
+
+def _line(line: bytes, source: Source, parse: Callable[[bytes], Iterable[AuditEvent]], offset: int, limits: Limits) -> Iterator[Row]:
+    line = line.removesuffix(b"\r")
+    if not line.strip():
+        return
+    if len(line) > limits.record_bytes:
+        yield _overlong(source, line, offset, limits, len(line))
+        return
+    try:
+        events = [*parse(line)]
+    except UNREADABLE as error:
+        yield quarantine(source, line, f"The line is no event: {error}.", offset, limits)
+        return
+    yield from map(_without_secrets, events)
+
+
+def _without_secrets(event: AuditEvent) -> AuditEvent:
+    """Done here, for every text, so that no format can forget one."""
+    changed: dict[str, str] = {}
+    for name in _TEXTS:
+        text: str | None = getattr(event, name)
+        if text is not None and (kept := clean_again(text)) != text:
+            changed[name] = kept
+    return msgspec.structs.replace(event, **changed) if changed else event
+
+
+def _overlong(source: Source, kept: bytes, offset: int, limits: Limits, size: int) -> Quarantined:
+    reason = f"The line has {size:,} bytes or more; the limit is record_bytes={limits.record_bytes:,}."
+    return quarantine(source, kept, reason, offset, limits, size=size)
+
+
+@dataclass
+class WholeLines:
+    """Passes pieces on up to their last newline, and tells how many bytes that was.
+
+    For uncompressed logs that grow in place, such as Azure's PT1H.json: read from the last position, and go on from
+    `consumed` bytes behind it. An unfinished line is held in memory until its newline comes.
+
+    Attributes:
+        pieces: The bytes from the last position on.
+        consumed: Bytes passed on so far, all of them in whole lines.
+    """
+
+    pieces: Iterable[bytes]
+    consumed: int = field(default=0, init=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        held: list[bytes] = []
+        for piece in self.pieces:
+            end = piece.rfind(b"\n") + 1
+            if end:
+                whole = b"".join((*held, piece[:end]))
+                held.clear()
+                self.consumed += len(whole)
+                yield whole
+            if end < len(piece):
+                held.append(piece[end:])

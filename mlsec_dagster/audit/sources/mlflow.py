@@ -1,0 +1,158 @@
+r"""Accesses to an MLflow tracking server, which has no audit log of its own: the format of a server plugin's.
+
+One JSON object to a line (UTF-8, "\n" at its end, no line longer than 64 KiB), one line for each HTTP request, written when
+the response has ended. A file belongs to one server process; files rotate, and only the newest grows.
+
+| member | type | what it is |
+| --- | --- | --- |
+| `v` | 1 | version of this format; a reader refuses others |
+| `id` | text | identity of the request, unique among all servers: UUID or ULID |
+| `time` | text | when the request came, RFC 3339 with an offset |
+| `method`, `path` | text | as requested, the path without its query and percent-encoded |
+| `query` | text, null | the query; secrets are removed by the writer, and by this reader again |
+| `status` | integer, null | of the response; null if the client left before there was one |
+| `bytes_in`, `bytes_out` | integer | bytes of the bodies as they passed |
+| `user` | text, null | whom the server authenticated; null if nobody, also where a Basic header was refused (401, 403) |
+| `auth` | text, null | by what: "basic", "anonymous", or the name of the app that did it |
+| `address`, `port` | text, integer, null | the peer of the connection, not what a header claims |
+| `forwarded` | text, null | X-Forwarded-For, a claim |
+| `user_agent` | text, null | |
+| `server` | text | host and process id |
+| `experiment`, `run` | text, null | what the request names, in path, query or body |
+| `artifact` | text, null | path of the artifact, below the run or the artifact root |
+| `model`, `model_version` | text, null | the registered model and its version, alias or stage |
+| `stage` | text, null | target of a stage change |
+
+A line with `dropped` in place of `method` tells how many requests the writer had to drop (its queue was full) since its last line.
+It comes out quarantined: those accesses cannot be known.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final, Literal
+
+import msgspec
+
+from mlsec_dagster.audit.events import Action, AuditEvent, Plane, Quarantined
+from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
+from mlsec_dagster.audit.sources import http
+from mlsec_dagster.audit.sources.lines import read_lines
+from mlsec_dagster.audit.times import microseconds
+
+
+def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[AuditEvent | Quarantined]:
+    """One row for each line of a log; see `mlsec_dagster.audit.sources`."""
+    return read_lines(data, "mlflow.audit", _parse, limits)
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line. The module's docstring tells the members."""
+
+    v: Literal[1]
+    id: str
+    time: str
+    server: str
+    method: str | None = None
+    path: str | None = None
+    query: str | None = None
+    status: int | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    user: str | None = None
+    auth: str | None = None
+    address: str | None = None
+    port: int | None = None
+    forwarded: str | None = None
+    user_agent: str | None = None
+    experiment: str | None = None
+    run: str | None = None
+    artifact: str | None = None
+    model: str | None = None
+    model_version: str | None = None
+    stage: str | None = None
+    dropped: int | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(Record)
+_API: Final = re.compile(r"/(?:ajax-)?api/\d+\.\d+/(?:preview/)?(?P<rest>mlflow(?:-artifacts)?/.*)\Z", re.DOTALL)
+
+
+def _parse(line: bytes) -> list[AuditEvent]:
+    record = _DECODER.decode(line)
+    if record.dropped is not None:
+        raise ValueError(f"the server {record.server[:80]!r} tells that it dropped {record.dropped:,} accesses")
+    if record.method is None or record.path is None:
+        raise ValueError("it has no method or no path")
+    api = _API.match(record.path)
+    endpoint = _endpoint(api["rest"] if api is not None else record.path.lstrip("/"))
+    action, plane = _action(record.method[:16], endpoint[:64])
+    request = record.path if record.query is None else f"{record.path}?{record.query}"
+    return [
+        AuditEvent(
+            source="mlflow.audit",
+            id=record.id,
+            time=microseconds(record.time),
+            operation=f"{record.method} {endpoint}",
+            action=action,
+            plane=plane,
+            outcome=http.outcome(record.status),
+            service="mlflow",
+            status=None if record.status is None else str(record.status),
+            principal=record.user,
+            principal_type=record.auth,
+            address=record.address,
+            port=record.port,
+            user_agent=record.user_agent,
+            request=request,
+            request_id=record.id,
+            container="/".join(filter(None, (record.experiment, record.run))) or ("mlflow-artifacts" if plane == "data" else None),
+            object=record.artifact,
+            resource_type=endpoint.partition("/")[0],
+            model=record.model,
+            model_version=record.model_version or record.stage,
+            bytes_out=record.bytes_out,
+            bytes_in=record.bytes_in,
+        )
+    ]
+
+
+def _endpoint(path: str) -> str:
+    """The path without what varies: "mlflow/model-versions/get", "mlflow-artifacts/artifacts"."""
+    if path.startswith("mlflow-artifacts/"):
+        return "/".join(path.split("/")[: 3 if path.startswith("mlflow-artifacts/mpu/") else 2])
+    return path.removeprefix("mlflow/")
+
+
+_PROMOTIONS: Final = frozenset({("POST", "registered-models/alias"), ("POST", "model-versions/transition-stage")})
+_CONTENTS: Final = ("mlflow-artifacts/", "get-artifact", "model-versions/get-artifact", "upload-artifact", "get-trace-artifact")
+_WORDS: Final[tuple[tuple[str, Action], ...]] = (
+    ("delete-tag", "update"),
+    ("set-", "update"),
+    ("search", "list"),
+    ("list", "list"),
+    ("create", "create"),
+    ("delete", "delete"),
+    ("upload", "write"),
+    ("log-", "write"),
+    ("update", "update"),
+    ("rename", "update"),
+    ("restore", "update"),
+    ("get", "read"),
+)
+
+
+@lru_cache(maxsize=1024)
+def _action(method: str, endpoint: str) -> tuple[Action, Plane]:
+    plane: Plane = "data" if endpoint.startswith(_CONTENTS) else "control"
+    if (method, endpoint) in _PROMOTIONS:
+        return "promote", plane
+    if endpoint.startswith("mlflow-artifacts/mpu/"):
+        return "write", plane
+    if endpoint == "registered-models/alias" and method == "DELETE":
+        return "update", plane
+    verb = endpoint.rpartition("/")[2]
+    for word, action in _WORDS:
+        if verb.startswith(word):
+            return action, plane
+    return http.action(method), plane
