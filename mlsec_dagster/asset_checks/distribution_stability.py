@@ -355,7 +355,9 @@ class _Look:
     def _notes(self, data: VerifiedData, assessed: Assessment) -> Iterator[str]:
         yield from data.notes
         present = {column.name for column in assessed.window.profile.columns}
-        for role, names in (("label", [self.roles.label]), ("time", [self.roles.time]), ("ignored", self.roles.ignore)):
+        roles = self.roles
+        declared = (("label", [roles.label]), ("time", [roles.time]), ("ignored", roles.ignore), ("sensitive", roles.sensitive))
+        for role, names in declared:
             for name in names:
                 if name is not None and name not in present:
                     yield f"The declared {role} column {plain(name)} is not in the data."

@@ -137,7 +137,7 @@ def values_of(profile: Profile, frame: Frame) -> dict[str, tuple[str, ...]]:
 
 
 def unseen(column: ColumnFrame, now: ColumnProfile, seen: Collection[str]) -> dict[str, int]:
-    """Categories that no earlier window had -> rows. What is in a hash bucket and not named stands under an empty name."""
+    """Categories that no earlier window had -> rows. Rows whose value is not named stand under an empty name."""
     if not now.counts or not seen:
         return {}
     listed = len(column.categories)
@@ -202,9 +202,6 @@ def _distribution(column: ColumnFrame, now: ColumnProfile, then: ColumnProfile) 
     counts, usual = np.asarray(now.counts, float), np.asarray(then.counts, float)
     if len(counts) != column.cells or len(usual) != column.cells or not counts.sum() or not usual.sum() or column.cells < 2:
         return {}
-    if column.categories:
-        # What no name is known for is one more category.
-        counts, usual = (np.append(each[: len(column.categories)], each[len(column.categories) :].sum()) for each in (counts, usual))
     found = {Channel("distribution", column.name): log_divergence(counts, usual)}
     if column.kind in ("number", "time", "text", "nested"):
         found[Channel("location", column.name)] = location(counts, usual)

@@ -19,10 +19,14 @@ def private_folder(stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlsec-")))
 
 
-def connected(stack: ExitStack, folder: Path, files: Sequence[str] = ()) -> Any:
-    """An own DuckDB that can reach one private folder, and what the links of these names in it lead to, and nothing else."""
+def connected(stack: ExitStack, files: Sequence[Path]) -> tuple[Any, list[str]]:
+    """An own DuckDB that can reach these files and a private folder, and nothing else; and the links in the folder to read them by."""
     import duckdb
 
+    folder = private_folder(stack)
+    links = [str(folder / f"{number}.parquet") for number in range(len(files))]
+    for file, link in zip(files, links, strict=True):
+        Path(link).symlink_to(file.absolute())
     settings: dict[str, Any] = {
         "memory_limit": _MEMORY,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -39,9 +43,9 @@ def connected(stack: ExitStack, folder: Path, files: Sequence[str] = ()) -> Any:
     connection.execute("SET enable_progress_bar = false")
     # The names are ours: a temporary folder and numbers.
     connection.execute(f"SET allowed_directories = [{_quoted(str(folder) + os.sep)}]")
-    connection.execute(f"SET allowed_paths = [{', '.join(map(_quoted, files))}]")
+    connection.execute(f"SET allowed_paths = [{', '.join(map(_quoted, links))}]")
     connection.execute("SET enable_external_access = false")
-    return connection
+    return connection, links
 
 
 def _quoted(text: str) -> str:

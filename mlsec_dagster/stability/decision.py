@@ -108,6 +108,9 @@ def judge(
     signed = np.array([channel.test in SIGNED for channel in channels], bool)
     novel = np.array([channel.test in NOVELTY for channel in channels], bool)
     scores, usual_values, deviations = (np.full(values.shape, math.nan) for _ in range(3))
+    # Least deviation that is believed, and how many values the usual variance weighs. Signed values are in units of what sampling does, and
+    # what is scheduled varies by less; counts of novelties by 1, see `channels.counted`; the logarithms of distances are alike, so they
+    # share what is known of their variance.
     for group, least, prior in ((signed, 0.5, 0.0), (novel, 1.0, 0.0), (~signed & ~novel, 0.25, 6.0)):
         scores[:, group], usual_values[:, group], deviations[:, group] = studentised(values[:, group], least=least, prior=prior)
     scores[:, signed] = np.abs(scores[:, signed])

@@ -105,7 +105,7 @@ def pair(before: "Sequence[pa.Table]", now: "pa.Table", frame: Frame, *, rows: i
         rows: Rows of all windows before together, at most.
     """
     each = max(rows // max(len(before), 1), 1)
-    # A sample lies in the order of a keyed hash, so its first rows are a sample too.
+    # A sample lies in random order, so its first rows are a sample too.
     tables = [table.slice(0, each) for table in before]
     ends = np.cumsum([table.num_rows for table in tables])
     total = int(ends[-1]) if len(ends) else 0

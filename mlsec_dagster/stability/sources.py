@@ -222,11 +222,7 @@ def _of_path(stack: ExitStack, path: str, limits: Limits, types_of: Mapping[str,
 
 
 def _of_parquet(ibis: Any, stack: ExitStack, path: str, parts: Sequence[Path], names: tuple[str, ...], types: tuple[str, ...]) -> Window:
-    folder = private_folder(stack)
-    links = [str(folder / f"{number}.parquet") for number in range(len(parts))]
-    for part, link in zip(parts, links, strict=True):
-        Path(link).symlink_to(part.absolute())
-    connection = connected(stack, folder, links)
+    connection, links = connected(stack, parts)
     try:
         table = ibis.duckdb.from_connection(connection).read_parquet(links)
     except Exception as error:

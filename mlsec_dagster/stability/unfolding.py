@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlsec_dagster.errors import UnverifiableError
 from mlsec_dagster.integrity.limits import Meter
 from mlsec_dagster.integrity.readers import BATCH_ROWS
-from mlsec_dagster.stability.connections import connected, private_folder
+from mlsec_dagster.stability.connections import connected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,10 +84,7 @@ def unfolded(values: "pa.Array[Any]") -> int:
 
 def may_unfold(metadata: "pq.FileMetaData") -> int:
     """Returns how many bytes the texts of a Parquet file cannot exceed, going by its footer: if each of them were all that there is."""
-    chunks = (
-        metadata.row_group(group).column(column) for group in range(metadata.num_row_groups) for column in range(metadata.num_columns)
-    )
-    return sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks if chunk.physical_type == "BYTE_ARRAY")
+    return sum(chunk.num_values * chunk.total_uncompressed_size for chunk in _texts(metadata))
 
 
 def weigh(files: Sequence[Path], meter: Meter) -> None:
@@ -105,11 +102,7 @@ def weigh(files: Sequence[Path], meter: Meter) -> None:
 
     total = 0
     with ExitStack() as stack:
-        folder = private_folder(stack)
-        links = [str(folder / f"{number}.parquet") for number in range(len(files))]
-        for file, link in zip(files, links, strict=True):
-            Path(link).symlink_to(file.absolute())
-        connection = connected(stack, folder, links)
+        connection, links = connected(stack, files)
         try:
             kinds = [str(row[1]) for row in connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [links]).fetchall()]
             asked = [(place, _LENGTH[kind]) for place, kind in enumerate(kinds) if kind in _LENGTH]
@@ -139,15 +132,20 @@ def _nested(file: Path, enough: int) -> int:
 
     from mlsec_dagster.integrity.parquet import longest_in_dictionary
 
-    metadata = pq.read_metadata(file)
-    chunks = [
-        metadata.row_group(group).column(column) for group in range(metadata.num_row_groups) for column in range(metadata.num_columns)
-    ]
-    chunks = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and "." in chunk.path_in_schema]
+    chunks = [chunk for chunk in _texts(pq.read_metadata(file)) if "." in chunk.path_in_schema]
     if sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks) <= enough:
         return 0
     with pa.OSFile(str(file)) as opened:
         return sum(chunk.total_uncompressed_size + chunk.num_values * longest_in_dictionary(opened, chunk) for chunk in chunks)
+
+
+def _texts(metadata: "pq.FileMetaData") -> "Iterator[pq.ColumnChunkMetaData]":
+    """The column chunks that hold texts or binary values."""
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            if chunk.physical_type == "BYTE_ARRAY":
+                yield chunk
 
 
 def _repeated(sizes: "pa.Array[Any]") -> int:

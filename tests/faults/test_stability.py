@@ -301,6 +301,18 @@ def test_runs_at_once_keep_each_materialization_once(disk_instance: dg.DagsterIn
     verified(disk_instance)
 
 
+# --- declared columns
+
+
+def test_a_declared_column_that_is_not_there_is_named_whatever_it_was_declared_as(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """Of a misspelt sensitive column above all: the one that was meant is shown."""
+    shop = Shop(instance, tmp_path, label="bougth", time="wen", ignore=["cod"], sensitive=["regoin", "price"])
+    notes = str(shop.run(ordinary(1000)).evaluation.metadata["to know"].value)
+    for role, name in (("label", "bougth"), ("time", "wen"), ("ignored", "cod"), ("sensitive", "regoin")):
+        assert f"The declared {role} column {name} is not in the data." in notes
+    assert "price" not in notes
+
+
 # --- sensitive columns
 
 SECRETS = re.compile(r"\b(north|south|west|SECRET\w*|K\d{6})\b|'(yes|no)'(?!})")

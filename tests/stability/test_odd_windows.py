@@ -277,7 +277,7 @@ def test_windows_that_stay_odd_are_compared_with_one_another(name: str) -> None:
     for seed in range(9):
         past = after(past, found := told(ODD[name](ordinary(1200 + seed)), past))
     assert found.outcome == "stable"
-    assert told(ordinary(1300), past).outcome in ("schema", "alarm", "stable")
+    assert told(ordinary(1300), past).judgement is not None
 
 
 def test_missing_values_are_told_by_columns_whatever_their_order_and_whichever_came() -> None:
