@@ -84,7 +84,7 @@ LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 lock: | $(VENV)-lock/bin/uv ## write requirements/*.lock anew; UPGRADE=1 also moves versions
-	$(LOCK) pyproject.toml --extra aws --extra demo --extra duckdb --extra gx --extra polars --extra postgres \
+	$(LOCK) pyproject.toml --extra aws --extra demo --extra duckdb --extra gx --extra mlflow --extra polars --extra postgres \
 		requirements/build.in requirements/dev.in -o requirements/dev.lock
 	$(LOCK) pyproject.toml --extra demo requirements/build.in -c requirements/dev.lock -o requirements/demo.lock
 	$(LOCK) requirements/check.in -c requirements/dev.lock -o requirements/check.lock

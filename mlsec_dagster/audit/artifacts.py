@@ -1,0 +1,37 @@
+"""Which dataset or model is this access about?"""
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from mlsec_dagster.audit.events import AuditEvent
+
+
+class Artifact(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an access was about, in the words of the project.
+
+    Attributes:
+        kind: Training data or a model; "unresolved" if an access to contents could not be told, "none" if the event is about neither.
+        asset: Dagster asset key as text, parts joined by "/".
+        partition: Its partition.
+        model: Registered model.
+        version: Version of the model, or of the asset where storage tells one.
+        environment: "production", "staging", …, as the translator was told.
+        by: What told: "materialization", "registry", "template", "event".
+    """
+
+    kind: Literal["dataset", "model", "unresolved", "none"]
+    asset: str | None = None
+    partition: str | None = None
+    model: str | None = None
+    version: str | None = None
+    environment: str | None = None
+    by: str | None = None
+
+
+class Translator(Protocol):
+    """Says which artifact an event is about."""
+
+    def artifact(self, event: AuditEvent) -> Artifact:
+        """Never raises: what it cannot tell is "unresolved"."""
+        ...
