@@ -38,13 +38,16 @@ class Place(Protocol):
     """Storage that holds log objects.
 
     Attributes:
-        uri: Its identity: "s3://bucket/prefix", "gs://bucket", "abfss://container@account/prefix", "file:///var/log/mlflow". No credentials.
+        uri: Its identity: "s3://bucket/prefix", "gs://bucket", "abfss://container@account/prefix", "file:///var/log".
+            Without credentials.
     """
 
     uri: str
 
     def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[LogObject]:
-        """Every object whose key begins with `prefix`; with `after`, only keys behind it. Objects storages list by key; a disk in any order.
+        """Every object whose key begins with `prefix`; with `after`, only keys behind it.
+
+        Object storages list by key, a disk in any order.
 
         Raises:
             StoreError: It cannot be listed; says what to do.

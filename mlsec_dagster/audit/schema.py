@@ -4,6 +4,10 @@ The first columns say what row it is, then come the members of `AuditEvent` unde
 (`Artifact`), then what a quarantined row holds (`Quarantined`).
 """
 
+# pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from typing import Final
 
 import msgspec

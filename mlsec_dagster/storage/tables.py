@@ -6,12 +6,12 @@ trusted for being there: `integrity` checks every one of them against what was s
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 """The newest migration that this code knows."""
 
-KNOWN_VERSIONS: Final = frozenset({"0001"})
+KNOWN_VERSIONS: Final = frozenset({"0001", "0002"})
 
 VERSION_TABLE: Final = "mlsec_schema_version"
 
@@ -64,3 +64,45 @@ notes = Table(
     Column("value", Text, nullable=False),
 )
 """Conveniences that nothing depends on: when a checkpoint was last witnessed."""
+
+log_locations = Table(
+    "mlsec_log_locations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("uri", Text, nullable=False, unique=True),
+    Column("holder", Text),
+    Column("held_until", Float),
+    Column("state", Text, nullable=False),
+)
+"""Where logs are read from. `holder` keeps two readers from doing the same work; that nothing is counted twice does not depend on it.
+`state` is JSON: what the location's watermark is made of."""
+
+log_objects = Table(
+    "mlsec_log_objects",
+    metadata,
+    Column("location", Integer, primary_key=True, autoincrement=False),
+    Column("object", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("modified", BigInteger, nullable=False),
+    Column("consumed", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("complete", Integer, nullable=False),
+    Column("digest", Text),
+    Column("seam", Text),
+    Index("mlsec_log_objects_digest", "digest"),
+)
+"""How far each log object was read: written only after its rows are in the trail."""
+
+trail_batches = Table(
+    "mlsec_trail_batches",
+    metadata,
+    Column("attempt", Text, primary_key=True),
+    Column("location", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("begun", Float, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Index("mlsec_trail_batches_open", "location", "state"),
+)
+"""What was about to be put into the trail: `state` is "intended" until the trail says whether it was, then "done" or "lost"."""

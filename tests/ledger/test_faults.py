@@ -173,7 +173,7 @@ def test_a_store_of_a_newer_version_is_refused(ledger: Ledger, opened, file):
     with behind_its_back(file) as database:
         database.execute("UPDATE mlsec_schema_version SET version_num = '0042'")
     for signer in ({}, {"signer": None}):
-        with pytest.raises(StoreError, match=r"newer version of mlsec-dagster \(schema 0042; this version knows up to 0001\). Upgrade"):
+        with pytest.raises(StoreError, match=r"newer version of mlsec-dagster \(schema 0042; this version knows up to 0002\). Upgrade"):
             opened(**signer)
 
 

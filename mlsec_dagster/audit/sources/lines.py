@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
-from mlsec_dagster.audit.limits import Limits
+from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.audit.redaction import clean_again
 from mlsec_dagster.audit.sources.streams import inflate, quarantine
 from mlsec_dagster.errors import UnverifiableError
 
 Row = AuditEvent | Quarantined
+SEAM = 4096
+"""Bytes before a position by which it is known again that what was read has not changed."""
 UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 """What one record can make its parser raise. UnicodeError is a ValueError."""
 _TEXTS = tuple(
@@ -94,24 +96,38 @@ class WholeLines:
     """Passes pieces on up to their last newline, and tells how many bytes that was.
 
     For uncompressed logs that grow in place, such as Azure's PT1H.json: read from the last position, and go on from
-    `consumed` bytes behind it. An unfinished line is held in memory until its newline comes.
+    `consumed` bytes behind it. An unfinished line is held in memory until its newline comes; one that is longer than a record may be
+    is passed on in parts, for the reader to refuse.
 
     Attributes:
         pieces: The bytes from the last position on.
+        last: The last bytes that were passed on, at most `SEAM`; to begin with, those before the position.
+        longest: Bytes of the longest line that is held.
         consumed: Bytes passed on so far, all of them in whole lines.
+        rest: The unfinished line at the end.
     """
 
     pieces: Iterable[bytes]
+    last: bytes = b""
+    longest: int = DEFAULT_LIMITS.record_bytes
     consumed: int = field(default=0, init=False)
+    rest: bytes = field(default=b"", init=False)
 
     def __iter__(self) -> Iterator[bytes]:
         held: list[bytes] = []
+        size = 0
         for piece in self.pieces:
             end = piece.rfind(b"\n") + 1
+            if not end and size + len(piece) > self.longest:
+                end = len(piece)
             if end:
                 whole = b"".join((*held, piece[:end]))
                 held.clear()
+                size = 0
                 self.consumed += len(whole)
+                self.last = whole[-SEAM:] if len(whole) >= SEAM else (self.last + whole)[-SEAM:]
                 yield whole
             if end < len(piece):
                 held.append(piece[end:])
+                size += len(piece) - end
+        self.rest = b"".join(held)

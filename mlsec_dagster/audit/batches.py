@@ -1,0 +1,321 @@
+"""A batch: rows of log objects, compared with what the trail has, and written as files that one commit puts into it.
+
+batch = Batch(trail, location="s3://org-trail/AWSLogs", source="aws.cloudtrail", translator=translator)
+batch.add(rows, log_object, modified)      # any number of times
+batch.finish()                             # the files are on the disk now, and in nobody's table
+…                                          # the intent is written down
+batch.commit()
+"""
+
+# pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlsec_dagster.audit.artifacts import Artifact, Translator
+from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
+from mlsec_dagster.audit.files import Sink, TrailFile
+from mlsec_dagster.audit.known import KnownKeys, remember
+from mlsec_dagster.audit.rows import DAY, FILE_SCHEMA, access_key, event_table, quarantine_key, quarantine_table
+from mlsec_dagster.audit.times import rfc3339
+from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.errors import StoreError
+
+CHUNK: Final = 32_768
+"""Rows that are made into Arrow at once: a row group of a file."""
+
+_QUARANTINED: Final = 64  # Each may hold a quarter of a megabyte.
+_OPEN_FILES: Final = 32
+_SAMPLE: Final = 50
+
+_FAILED: Final = Artifact("unresolved", by="error")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of the rows of a batch.
+
+    Attributes:
+        events: New accesses.
+        duplicates: Records of accesses that were known, or that came twice in the batch.
+        quarantined: New rows that are no event.
+        unresolved: New accesses to contents of which nothing tells what they are.
+        unresolved_sample: Where: container and object, with how many; not all of them.
+        translator_error: The first error that the translator raised, if it did.
+        first: Time of the earliest new event, microseconds since the epoch.
+        last: Time of the latest.
+        data_events: New events that touched contents.
+    """
+
+    events: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    unresolved: int = 0
+    data_events: int = 0
+    first: int | None = None
+    last: int | None = None
+    unresolved_sample: Counter[str] = field(default_factory=Counter[str])
+    translator_error: str | None = None
+
+
+class Batch:
+    """Rows on their way into the trail, of one location. Nothing is in the trail before `commit`.
+
+    Args:
+        trail: Where they go.
+        location: URI of where the log objects lie.
+        source: The log.
+        translator: Says which artifact an access is about.
+
+    Attributes:
+        attempt: Its identity.
+        number: Its place among the batches of its location.
+        tally: What came of the rows so far.
+        files: What was written, once finished.
+    """
+
+    def __init__(self, trail: Trail, *, location: str, source: Source, translator: Translator) -> None:
+        self.location = location
+        self.source: Source = source
+        self.attempt = uuid4().hex
+        self.tally = Tally()
+        self.files: list[TrailFile] = []
+        self._head = trail.open(create=True)
+        self.number = self._head.number(location) + 1
+        self._storage = trail.storage
+        self._known = KnownKeys(self._head.files(), trail.storage.open, self._head.identity)
+        self._translator = translator
+        self._ingested = time.time_ns() // 1000
+        self._seen: set[bytes] = set()
+        self._events: list[AuditEvent] = []
+        self._objects: list[str] = []
+        self._quarantined: list[tuple[Quarantined, str, int]] = []
+        self._open: dict[int, _Part] = {}
+        self._parts = 0
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
+        self._pending: list[Future[None]] = []
+
+    @property
+    def rows(self) -> int:
+        """New rows so far, and rows that were not looked at yet."""
+        return len(self._seen) + len(self._events) + len(self._quarantined)
+
+    def add(self, rows: Iterable[AuditEvent | Quarantined], log_object: str, modified: int) -> None:
+        """Take in what a reader yielded, in any number of calls; what is known already is counted and left out.
+
+        Args:
+            rows: Any number; what is not yet a full chunk is held in memory.
+            log_object: URI of the object that they were read from.
+            modified: When that was last written, microseconds since the epoch.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        for row in rows:
+            if isinstance(row, AuditEvent):
+                self._events.append(row)
+            else:
+                self._quarantined.append((row, log_object, modified))
+        self._objects += [log_object] * (len(self._events) - len(self._objects))
+        if len(self._events) >= CHUNK:
+            self._take_events()
+        if len(self._quarantined) >= _QUARANTINED:
+            self._take_quarantined()
+
+    def finish(self) -> None:
+        """Write the files to their end.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        try:
+            self._take_events()
+            self._take_quarantined()
+            for day in list(self._open):
+                self._close(day)
+            self._wait(0)
+        finally:
+            self._writing.shutdown()
+        self.files.sort(key=lambda file: file.path)
+
+    def commit(self) -> int | None:
+        """Put the files into the trail. Returns its new version, or None if there was nothing new.
+
+        Raises:
+            TrailConflictError: Somebody else has written to the same source meanwhile: begin again.
+            StoreError: The trail cannot be written.
+        """
+        if not self.files:
+            return None
+        return self._head.commit(
+            attempt=self.attempt, why="ingested", sources=[self.source], added=self.files, batch=(self.location, self.number)
+        )
+
+    def abandon(self) -> None:
+        """Delete what was written."""
+        self._writing.shutdown(wait=True, cancel_futures=True)
+        for part in self._open.values():
+            part.sink.close()
+        for path in {*(file.path for file in self.files), *(part.path for part in self._open.values())}:
+            self._storage.remove(path)
+        self._open.clear()
+
+    # --- rows
+
+    def _take_events(self) -> None:
+        events, objects = self._events, self._objects
+        self._events, self._objects = [], []
+        if not events:
+            return
+        keys = [access_key(event) for event in events]
+        times = np.fromiter((event.time for event in events), np.int64, len(events))
+        kept = self._new(keys, times)
+        if not kept:
+            return
+        if len(kept) < len(events):
+            events, keys, objects = [events[at] for at in kept], [keys[at] for at in kept], [objects[at] for at in kept]
+            times = times[kept]
+        artifacts = [self._artifact(event) for event in events]
+        self._count(events, artifacts, times)
+        self._write(event_table(events, artifacts, keys, objects, self._ingested), times // DAY)
+
+    def _take_quarantined(self) -> None:
+        taken, self._quarantined = self._quarantined, []
+        if not taken:
+            return
+        keys = [quarantine_key(row, log_object) for row, log_object, _ in taken]
+        kept = self._new(keys, np.fromiter((modified for *_, modified in taken), np.int64, len(taken)))
+        if not kept:
+            return
+        self.tally.quarantined += len(kept)
+        rows, objects, times = zip(*(taken[index] for index in kept), strict=True)
+        table = quarantine_table(rows, [keys[index] for index in kept], objects, times, self._ingested)
+        self._write(table, np.array(times, np.int64) // DAY)
+
+    def _new(self, keys: list[bytes], times: Any) -> list[int]:
+        """Places of the rows that neither the trail nor this batch has, each key once."""
+        known = self._known.among(self.source, keys, times).tolist()
+        kept: list[int] = []
+        seen = self._seen
+        for index, key in enumerate(keys):
+            if known[index] or key in seen:
+                continue
+            seen.add(key)
+            kept.append(index)
+        self.tally.duplicates += len(keys) - len(kept)
+        return kept
+
+    def _artifact(self, event: AuditEvent) -> Artifact:
+        try:
+            return self._translator.artifact(event)
+        except Exception as error:  # It may be a user's own. What it cannot tell is unresolved, and the row is kept.
+            self.tally.translator_error = self.tally.translator_error or f"{type(error).__name__}: {error}"[:300]
+            return _FAILED
+
+    def _count(self, events: Sequence[AuditEvent], artifacts: Sequence[Artifact], times: Any) -> None:
+        tally = self.tally
+        first, last = int(times.min()), int(times.max())
+        tally.events += len(events)
+        tally.first = first if tally.first is None else min(tally.first, first)
+        tally.last = last if tally.last is None else max(tally.last, last)
+        for event, artifact in zip(events, artifacts, strict=True):
+            if event.plane == "data":
+                tally.data_events += 1
+            if artifact.kind == "unresolved":
+                tally.unresolved += 1
+                where = "/".join(part for part in (event.container, event.object) if part)[:300]
+                if where in tally.unresolved_sample or len(tally.unresolved_sample) < _SAMPLE:
+                    tally.unresolved_sample[where] += 1
+
+    # --- files
+
+    def _write(self, table: pa.Table, days: Any) -> None:
+        if days[0] == days[-1] and (days == days[0]).all():
+            self._write_day(int(days[0]), table)
+            return
+        for day in np.unique(days):
+            self._write_day(int(day), table.filter(pa.array(days == day)))
+
+    def _write_day(self, day: int, table: pa.Table) -> None:
+        if day not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._close(next(iter(self._open)))
+            text = rfc3339(day * DAY)[:10]
+            self._parts += 1
+            path = f"source={self.source}/day={text}/{self.attempt}-{self._parts}.parquet"
+            self._open[day] = _Part(path, text, self._storage.create(path))
+        part = self._open[day]
+        self._pending.append(self._writing.submit(part.write, table))
+        self._wait(2)
+
+    def _close(self, day: int) -> None:
+        part = self._open.pop(day)
+        self._pending.append(self._writing.submit(self._finish_part, part))
+
+    def _finish_part(self, part: "_Part") -> None:
+        self.files.append(part.close(self.source))
+        remember(self._head.identity, part.path, part.keys)
+
+    def _wait(self, pending: int) -> None:
+        while len(self._pending) > pending:
+            try:
+                self._pending.pop(0).result()
+            except OSError as error:
+                raise StoreError(
+                    f"The trail's files cannot be written to {self._storage.uri} ({error}). Nothing was recorded, and nothing is lost: "
+                    "make room or mend the connection; the next tick reads the same log objects again."
+                ) from error
+
+
+class _Part:
+    """One file that is being written. All but its making happens on the batch's writing thread."""
+
+    def __init__(self, path: str, day: str, sink: Sink) -> None:
+        self.path = path
+        self.day = day
+        self.sink = sink
+        self.keys: list[bytes] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows = 0
+        self._first: int | None = None
+        self._last: int | None = None
+
+    def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self.sink, "w"),
+                FILE_SCHEMA,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=_DICTIONARY,
+                write_statistics=_STATISTICS,
+            )
+        self._writer.write_table(table)
+        times = pc.min_max(table.column("time").cast(pa.int64())).as_py()
+        self._first = times["min"] if self._first is None else min(self._first, times["min"])
+        self._last = times["max"] if self._last is None else max(self._last, times["max"])
+        self._rows += table.num_rows
+        self.keys += table.column("key").to_pylist()
+
+    def close(self, source: Source) -> TrailFile:
+        if self._writer is not None:
+            self._writer.close()
+        self.sink.close()
+        return TrailFile(self.path, source, self.day, self.sink.size, self._rows, self._first, self._last, self.sink.digest)
+
+
+# Of these columns every row has another value, so that a dictionary of them would be as large as the column.
+_DICTIONARY: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "id", "time", "logged", "request_id", "raw"}]
+_STATISTICS: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "raw", "reason"}]

@@ -1,0 +1,433 @@
+"""From log objects into the trail, each access once.
+
+    ingestion = Ingestion(database, trail, source, ledger=ledger)
+    report = ingestion.tick(Budget(seconds=40))
+
+What holds it together, in this order:
+
+1. Rows are compared with the trail at one version and written as files that are in nobody's table.
+2. The intent is written down in SQL: the batch's number, its files with their digests, and how far its objects will have been read.
+3. One commit puts the files into the table, together with the batch's number; Delta Lake refuses it if anybody else has touched the
+   source since step 1.
+4. The ledger seals the commit.
+5. The positions are written, and with them that the batch is done.
+
+Whoever stops anywhere leaves an intent or nothing. The next one asks the table whether that batch's number is in it: then it seals and
+writes the positions, else it reads the objects again. The order of times, names and deliveries does not matter to any of this, nor does
+the clock.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import msgspec
+
+from mlsec_dagster.audit.artifacts import Translator
+from mlsec_dagster.audit.batches import Batch, Tally
+from mlsec_dagster.audit.events import Quarantined
+from mlsec_dagster.audit.files import TrailFile
+from mlsec_dagster.audit.log_source import LogSource
+from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
+from mlsec_dagster.audit.reading import Reading
+from mlsec_dagster.audit.seals import Commit, seal
+from mlsec_dagster.audit.state import LocationState
+from mlsec_dagster.audit.trail import Trail, TrailConflictError
+from mlsec_dagster.errors import StoreError
+from mlsec_dagster.storage import log_positions
+from mlsec_dagster.storage.log_positions import Intent, Position
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from mlsec_dagster.integrity.ledger import Ledger
+    from mlsec_dagster.storage.database import Database
+
+BATCH_ROWS: Final = 250_000
+"""Rows that one commit puts into the trail, about: what is known of them is held in memory until then."""
+
+_CONFLICTS: Final = 5
+_HOLD_SECONDS: Final = 120.0
+_ASKED_AT_ONCE: Final = 500
+_TAKEN_AT_ONCE: Final = 4096
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much one tick may do. It stops between records, and the next one goes on there.
+
+    Args:
+        seconds: Time, from when the budget is made.
+        records: Records that are read.
+    """
+
+    seconds: float = 40.0
+    records: int = 5_000_000
+    _end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def spent(self) -> bool:
+        """Whether it is time to stop."""
+        return self.records <= 0 or time.monotonic() >= self._end
+
+
+@dataclass(slots=True)
+class Report:
+    """What one tick did.
+
+    Attributes:
+        held_elsewhere: Somebody else reads this location now, and nothing was done.
+        listed: Objects that were listed.
+        ignored: Of these, objects that are no log of this kind.
+        read: Objects that were read to their end, or as far as they had grown.
+        copies: Of these, objects whose bytes had been read under another name.
+        tally: What came of their rows.
+        commits: Commits to the trail.
+        days: Days ("2026-05-01") that have new rows, with how many.
+        rewritten: Objects that are other than they were when they were read, which no log does.
+        changed: Objects that changed while they were read; they are read again.
+        behind: Objects that are still to be read.
+        recovered: Batches that an earlier tick had left between commit and done.
+        incomplete: Objects that end in the middle.
+    """
+
+    held_elsewhere: bool = False
+    listed: int = 0
+    ignored: int = 0
+    read: int = 0
+    copies: int = 0
+    tally: Tally = field(default_factory=Tally)
+    commits: int = 0
+    days: dict[str, int] = field(default_factory=dict[str, int])
+    rewritten: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
+    incomplete: list[str] = field(default_factory=list[str])
+    behind: int = 0
+    recovered: int = 0
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """What an intent says."""
+
+    files: list[TrailFile]
+    positions: list[Position]
+    tally: Tally
+    incomplete: list[str]
+
+
+class Ingestion:
+    """The reading of one location into one trail. Keep it between ticks: it remembers what it need not ask for again.
+
+    Args:
+        database: Where positions are.
+        trail: Where rows go.
+        source: Where log objects lie, and how they are read.
+        translator: Says which artifact an access is about.
+        ledger: Seals commits; None leaves them unsealed.
+        batch_rows: Rows of one commit, about.
+    """
+
+    def __init__(
+        self,
+        database: "Database",
+        trail: Trail,
+        source: LogSource,
+        translator: Translator,
+        *,
+        ledger: "Ledger | None" = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        self.database = database
+        self.trail = trail
+        self.source = source
+        self.translator = translator
+        self.ledger = ledger
+        self.batch_rows = batch_rows
+        self._location = -1
+        self._settled: set[int] = set()
+        self._loaded = False
+
+    @property
+    def place(self) -> Place:
+        """Where the log objects lie."""
+        return self.source.place
+
+    def tick(self, budget: Budget, prefixes: Iterable[str] | None = None) -> Report:
+        """List, read, commit, until nothing is new or the budget is spent.
+
+        Args:
+            budget: How much may be done.
+            prefixes: What to list; by default the source's sliding window.
+
+        Raises:
+            StoreError: A store, the trail or the place cannot be reached. What was committed before stays.
+        """
+        report, holder = Report(), uuid4().hex
+        with self.database.write() as connection:
+            self._location = log_positions.location_id(connection, self.place.uri)
+            if not log_positions.take(connection, self._location, holder, _HOLD_SECONDS):
+                report.held_elsewhere = True
+                return report
+        try:
+            self._recover(report)
+            self._load_settled()
+            waiting = self._find(self.source.window() if prefixes is None else prefixes, report)
+            self._read_all(waiting, budget, report)
+        finally:
+            with self.database.write() as connection:
+                log_positions.give_back(connection, self._location, holder)
+        return report
+
+    # --- what is to be read
+
+    def _load_settled(self) -> None:
+        if not self._loaded:
+            with self.database.read() as connection:
+                for position in log_positions.all_positions(connection, self._location):
+                    if position.complete:
+                        self._settled.add(hash((position.object, position.version, position.size)))
+            self._loaded = True
+
+    def _find(self, prefixes: Iterable[str], report: Report) -> list[LogObject]:
+        """Objects that are not settled, the oldest first."""
+        found: list[LogObject] = []
+        settled, belongs, listed = self._settled, self.source.belongs, 0
+        for prefix in prefixes:
+            for each in self.place.list(prefix):
+                listed += 1
+                # What is in here was read to its end in this very version, which nothing can undo.
+                if hash((each.key, each.version, each.size)) not in settled:
+                    if belongs(each.key):
+                        found.append(each)
+                    else:
+                        report.ignored += 1
+                        settled.add(hash((each.key, each.version, each.size)))
+        report.listed += listed
+        found.sort(key=lambda each: (each.modified, each.key))
+        return found
+
+    # --- reading
+
+    def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> None:
+        queue = _Queue(waiting)
+        conflicts = 0
+        while queue and not budget.spent:
+            place = queue.place
+            try:
+                self._read_batch(queue, budget, report)
+                conflicts = 0
+            except TrailConflictError:
+                conflicts += 1
+                if conflicts >= _CONFLICTS:
+                    raise
+                queue.back_to(place)
+        report.behind = len(queue)
+
+    def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
+        """One batch, of as many objects as it holds."""
+        batch = Batch(self.trail, location=self.place.uri, source=self.source.source, translator=self.translator)
+        done: list[Reading] = []
+        positions: list[Position] = []
+        incomplete: list[str] = []
+        changed: list[str] = []
+        try:
+            while queue and batch.rows < self.batch_rows and not (budget.spent and positions):
+                reading = queue.reading or self._begin(queue)
+                if reading is None:
+                    queue.next()  # Somebody else was faster.
+                    continue
+                try:
+                    whole = self._take_rows(batch, reading, budget, incomplete)
+                except ObjectChangedError:
+                    # Listed again next time. The rows that came are whole ones, and stay.
+                    changed.append(reading.found.key)
+                    queue.next()
+                    continue
+                if whole:
+                    done.append(reading)
+                    positions.append(reading.after)
+                    queue.next()
+                else:
+                    queue.reading = reading
+                    positions.append(reading.before)
+                    break
+            batch.tally.duplicates += sum(reading.taken for reading in done if reading.copy)
+            batch.finish()
+            self._put(batch, positions, incomplete, report)
+        except BaseException:
+            queue.reading = None
+            batch.abandon()
+            raise
+        report.read += len(done)
+        report.copies += sum(reading.copy for reading in done)
+        report.rewritten += [reading.found.key for reading in done if reading.rewritten]
+        report.changed += changed
+        report.incomplete += incomplete
+
+    def _begin(self, queue: "_Queue") -> Reading | None:
+        """Begin with the next object, where it was left; None if it was read meanwhile."""
+        found = queue.current
+        if found.key not in queue.known:
+            asked = [each.key for each in queue.following(_ASKED_AT_ONCE)]
+            with self.database.read() as connection:
+                queue.known = {**dict.fromkeys(asked), **log_positions.positions_of(connection, self._location, asked)}
+        position = queue.known[found.key]
+        if position is not None and position.complete and (position.version, position.size) == (found.version, found.size):
+            self._settle(position)
+            return None
+        return Reading(found, self.source, position, self._rows_of_copy)
+
+    def _take_rows(self, batch: Batch, reading: Reading, budget: Budget, incomplete: list[str]) -> bool:
+        """Put rows of an object into the batch. Returns whether it was read as far as it goes."""
+        found = reading.found
+        uri = f"{self.place.uri}/{found.key}"
+        rows = iter(reading)
+        while taken := list(islice(rows, _TAKEN_AT_ONCE)):
+            batch.add(taken, uri, found.modified)
+            reading.taken += len(taken)
+            budget.records -= len(taken)
+            incomplete += [found.key for row in taken if isinstance(row, Quarantined) and row.rest]
+            if len(taken) == _TAKEN_AT_ONCE and (batch.rows >= self.batch_rows or budget.spent):
+                return False
+        return True
+
+    def _rows_of_copy(self, digest: str) -> int | None:
+        """Rows of an object with these bytes that was read before, here; None for none."""
+        with self.database.read() as connection:
+            return log_positions.rows_of_copy(connection, self._location, digest)
+
+    # --- committing
+
+    def _put(self, batch: Batch, positions: list[Position], incomplete: list[str], report: Report) -> None:
+        if not positions and not batch.files:
+            return
+        if not batch.files:
+            with self.database.write() as connection:
+                log_positions.record_positions(connection, self._location, positions)
+                self._add_to_state(connection, batch.tally, incomplete)
+        else:
+            content = msgspec.msgpack.encode(_Content(batch.files, positions, batch.tally, incomplete))
+            with self.database.write() as connection:
+                log_positions.record_intent(connection, self._location, Intent(batch.attempt, batch.number, content))
+            try:
+                version = batch.commit()
+            except TrailConflictError:
+                with self.database.write() as connection:
+                    log_positions.settle(connection, self._location, batch.attempt, "lost")
+                raise
+            self._finish(batch.attempt, batch.number, version or 0, _Content(batch.files, positions, batch.tally, incomplete))
+            report.commits += 1
+        for position in positions:
+            if position.complete:
+                self._settle(position)
+        _add(report.tally, batch.tally)
+        for file in batch.files:
+            report.days[file.day] = report.days.get(file.day, 0) + file.rows
+
+    def _finish(self, attempt: str, number: int, version: int, content: _Content) -> None:
+        """Seal a commit, then write down how far its objects were read."""
+        if self.ledger is not None:
+            commit = Commit(
+                table=self.trail.open().identity,
+                version=version,
+                attempt=attempt,
+                why="ingested",
+                location=self.place.uri,
+                number=number,
+                added=content.files,
+            )
+            seal(self.ledger, self.trail, commit)
+        with self.database.write() as connection:
+            # Not by whoever comes second: one may have been taken for dead and be alive.
+            if log_positions.settle(connection, self._location, attempt, "done", content.positions):
+                self._add_to_state(connection, content.tally, content.incomplete)
+
+    def _recover(self, report: Report) -> None:
+        """Find out what became of batches that somebody left between intent and done."""
+        with self.database.read() as connection:
+            intents = log_positions.open_intents(connection, self._location)
+        for number in sorted({intent.number for intent in intents}):
+            tried = {intent.attempt: intent for intent in intents if intent.number == number}
+            committed = self._fate(number, list(tried))
+            for attempt, intent in tried.items():
+                content = msgspec.msgpack.decode(intent.content, type=_Content)
+                if committed is not None and committed[0] == attempt:
+                    self._finish(attempt, number, committed[1], content)
+                    report.recovered += 1
+                    continue
+                with self.database.write() as connection:
+                    log_positions.settle(connection, self._location, attempt, "lost")
+                for file in content.files:
+                    self.trail.storage.remove(file.path)
+
+    def _fate(self, number: int, attempts: list[str]) -> tuple[str, int] | None:
+        """Which attempt at a batch is in the trail, and since which version; None for none, and then none of them can be any more.
+
+        Whoever was about to commit may still be there, and only slow. So the number is taken first: what was prepared from an earlier
+        version of the table is refused from then on.
+        """
+        for _ in range(_CONFLICTS):
+            head = self.trail.open(create=True)
+            if head.number(self.place.uri) >= number:
+                return head.attempt_of(attempts)
+            with suppress(TrailConflictError):
+                head.take_number(self.place.uri, number)
+                return None
+        raise StoreError(
+            f"The audit trail {self.trail.uri} is written to all the time, so that batch {number} could not be settled; later."
+        )
+
+    def _settle(self, position: Position) -> None:
+        self._settled.add(hash((position.object, position.version, position.size)))
+
+    def _add_to_state(self, connection: "Connection", tally: Tally, incomplete: list[str]) -> None:
+        state = LocationState.read(log_positions.read_state(connection, self._location))
+        log_positions.write_state(connection, self._location, state.with_batch(tally, incomplete).written())
+
+
+class _Queue:
+    """Objects that are to be read, and the one that is being read."""
+
+    def __init__(self, waiting: Sequence[LogObject]) -> None:
+        self._waiting = waiting
+        self.place = 0
+        self.reading: Reading | None = None
+        self.known: dict[str, Position | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting) - self.place
+
+    @property
+    def current(self) -> LogObject:
+        return self._waiting[self.place]
+
+    def following(self, count: int) -> Sequence[LogObject]:
+        return self._waiting[self.place : self.place + count]
+
+    def next(self) -> None:
+        self.place += 1
+        self.reading = None
+
+    def back_to(self, place: int) -> None:
+        self.place = place
+        self.reading = None
+        self.known = {}
+
+
+def _add(total: Tally, more: Tally) -> None:
+    total.events += more.events
+    total.duplicates += more.duplicates
+    total.quarantined += more.quarantined
+    total.unresolved += more.unresolved
+    total.data_events += more.data_events
+    total.unresolved_sample.update(more.unresolved_sample)
+    total.translator_error = total.translator_error or more.translator_error
+    total.first = more.first if total.first is None or (more.first is not None and more.first < total.first) else total.first
+    total.last = more.last if total.last is None or (more.last is not None and more.last > total.last) else total.last

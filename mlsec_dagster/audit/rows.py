@@ -1,0 +1,127 @@
+"""Rows of the trail as Arrow: what a reader yields, which artifact it is about, and the key that tells two accesses apart.
+
+keys = [access_key(event) for event in events]
+table = event_table(events, artifacts, keys, log_objects, ingested)
+"""
+
+# pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from mlsec_dagster.audit.artifacts import Artifact
+from mlsec_dagster.audit.events import AuditEvent, Quarantined
+from mlsec_dagster.audit.schema import EVENT_COLUMNS, SCHEMA
+
+KEY_BYTES: Final = 16
+DAY: Final = 86_400_000_000
+"""Microseconds."""
+
+FILE_SCHEMA: Final = pa.schema([field for field in SCHEMA if field.name not in {"source", "day"}])
+"""The columns within a file of the trail: those that it is partitioned by are told by its path."""
+
+_ARTIFACT: Final = (
+    "artifact_kind",
+    "artifact_asset",
+    "artifact_partition",
+    "artifact_model",
+    "artifact_version",
+    "environment",
+    "resolved_by",
+)
+_WRITTEN: Final = tuple(name for name in EVENT_COLUMNS if name != "source")
+_QUARANTINE: Final = ("reason", "raw", "size", "offset", "rest")
+
+
+def access_key(event: AuditEvent) -> bytes:
+    """16 bytes: the source's own identity of the record, with when, what and who.
+
+    The latter three are the same in every delivery of one record. They are part of the key because some identities are chosen by the
+    client (Kubernetes takes an `Audit-ID` header): whoever uses one again for another access is not passed over as known.
+    """
+    text = f"{event.source}\0{event.id}\0{event.time}\0{event.operation}\0{event.principal}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def quarantine_key(row: Quarantined, log_object: str) -> bytes:
+    """16 bytes: the same bytes at the same place of the same log object."""
+    text = f"{row.source}\0{log_object}\0{row.offset}\0{row.id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def event_table(
+    events: Sequence[AuditEvent], artifacts: Sequence[Artifact], keys: Sequence[bytes], log_objects: Sequence[str], ingested: int
+) -> pa.Table:
+    """Events as rows of the trail, in their order.
+
+    Args:
+        events: At least one, all of one source.
+        artifacts: What each was about.
+        keys: The key of each.
+        log_objects: URI of the object that each was read from.
+        ingested: Now, microseconds since the epoch.
+    """
+    count = len(events)
+    columns: dict[str, Any] = dict(zip(EVENT_COLUMNS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True))
+    columns.update(zip(_ARTIFACT, zip(*map(msgspec.structs.astuple, artifacts), strict=True), strict=True))
+    columns["kind"] = pa.repeat("event", count)
+    columns["key"] = keys
+    columns["log_object"] = log_objects
+    columns["ingested"] = pa.repeat(pa.scalar(ingested, _type("ingested")), count)
+    return _table(columns, count)
+
+
+def quarantine_table(
+    rows: Sequence[Quarantined], keys: Sequence[bytes], log_objects: Sequence[str], times: Sequence[int], ingested: int
+) -> pa.Table:
+    """Quarantined records as rows of the trail.
+
+    Args:
+        rows: At least one, all of one source.
+        keys: The key of each.
+        log_objects: URI of the object that each was read from.
+        times: When that object was last written, microseconds since the epoch: of the record itself no time is known.
+        ingested: Now, microseconds since the epoch.
+    """
+    count = len(rows)
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in ("id", *_QUARANTINE)}
+    columns["kind"] = pa.repeat("quarantined", count)
+    columns["key"] = keys
+    columns["time"] = times
+    columns["log_object"] = log_objects
+    columns["ingested"] = pa.repeat(pa.scalar(ingested, _type("ingested")), count)
+    return _table(columns, count)
+
+
+def _table(columns: dict[str, Any], count: int) -> pa.Table:
+    arrays = [_array(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type) for field in FILE_SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=FILE_SCHEMA)
+
+
+def _array(values: Any, kind: pa.DataType) -> Any:
+    if isinstance(values, pa.Array):
+        return values
+    try:
+        return pa.array(values, kind)
+    except (UnicodeEncodeError, pa.ArrowInvalid, OverflowError):
+        return pa.array([_storable(value, kind) for value in values], kind)
+
+
+def _storable(value: Any, kind: pa.DataType) -> Any:
+    """Lone surrogates are no Unicode, and a number may be larger than any genuine one: neither may keep a row out of the trail."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int) and not isinstance(value, bool):
+        width = 31 if kind == pa.int32() else 63
+        return min(max(value, -(1 << width)), (1 << width) - 1)
+    return value
+
+
+def _type(name: str) -> pa.DataType:
+    return FILE_SCHEMA.field(name).type
