@@ -12,7 +12,6 @@ batch.commit()
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -66,7 +65,7 @@ class Tally:
     data_events: int = 0
     first: int | None = None
     last: int | None = None
-    unresolved_sample: Counter[str] = field(default_factory=Counter[str])
+    unresolved_sample: dict[str, int] = field(default_factory=dict[str, int])
     translator_error: str | None = None
 
 
@@ -237,7 +236,7 @@ class Batch:
                 tally.unresolved += 1
                 where = "/".join(part for part in (event.container, event.object) if part)[:300]
                 if where in tally.unresolved_sample or len(tally.unresolved_sample) < _SAMPLE:
-                    tally.unresolved_sample[where] += 1
+                    tally.unresolved_sample[where] = tally.unresolved_sample.get(where, 0) + 1
 
     # --- files
 

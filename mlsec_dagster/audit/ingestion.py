@@ -427,7 +427,8 @@ def _add(total: Tally, more: Tally) -> None:
     total.quarantined += more.quarantined
     total.unresolved += more.unresolved
     total.data_events += more.data_events
-    total.unresolved_sample.update(more.unresolved_sample)
+    for where, count in more.unresolved_sample.items():
+        total.unresolved_sample[where] = total.unresolved_sample.get(where, 0) + count
     total.translator_error = total.translator_error or more.translator_error
     total.first = more.first if total.first is None or (more.first is not None and more.first < total.first) else total.first
     total.last = more.last if total.last is None or (more.last is not None and more.last > total.last) else total.last

@@ -92,7 +92,7 @@ def test_an_unfinished_last_line_is_kept_once_nothing_more_comes_and_is_mended_i
     old = time.time() - 7200
     os.utime(log, (old, old))
     tick()
-    assert [row["kind"] for row in rows(trail, "kind", "time")] .count("quarantined") == 1
+    assert [row["kind"] for row in rows(trail, "kind", "time")].count("quarantined") == 1
     with log.open("ab") as opened:
         opened.write(line(1)[40:] + line(2))
     tick()
