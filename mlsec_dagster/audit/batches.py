@@ -12,7 +12,7 @@ batch.commit()
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,12 +27,12 @@ from mlsec_dagster.audit.artifacts import Artifact, Translator
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
 from mlsec_dagster.audit.files import Sink, TrailFile
 from mlsec_dagster.audit.known import KnownKeys, remember
-from mlsec_dagster.audit.rows import DAY, FILE_SCHEMA, access_key, event_table, quarantine_key, quarantine_table
+from mlsec_dagster.audit.rows import DAY, FILE_SCHEMA, access_key, event_lines, event_table, quarantine_key, quarantine_table
 from mlsec_dagster.audit.times import rfc3339
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import StoreError
 
-CHUNK: Final = 32_768
+CHUNK: Final = 16_384
 """Rows that are made into Arrow at once: a row group of a file."""
 
 _QUARANTINED: Final = 64  # Each may hold a quarter of a megabyte.
@@ -142,9 +142,7 @@ class Batch:
         try:
             self._take_events()
             self._take_quarantined()
-            for day in list(self._open):
-                self._close(day)
-            self._wait(0)
+            self._submit(self._close_all, pending=0)
         finally:
             self._writing.shutdown()
         self.files.sort(key=lambda file: file.path)
@@ -188,7 +186,8 @@ class Batch:
             times = times[kept]
         artifacts = [self._artifact(event) for event in events]
         self._count(events, artifacts, times)
-        self._write(event_table(events, artifacts, keys, objects, self._ingested), times // DAY)
+        lines, ingested = event_lines(events), self._ingested
+        self._write(lambda: event_table(events, artifacts, keys, objects, ingested, lines), times // DAY)
 
     def _take_quarantined(self) -> None:
         taken, self._quarantined = self._quarantined, []
@@ -200,8 +199,8 @@ class Batch:
             return
         self.tally.quarantined += len(kept)
         rows, objects, times = zip(*(taken[index] for index in kept), strict=True)
-        table = quarantine_table(rows, [keys[index] for index in kept], objects, times, self._ingested)
-        self._write(table, np.array(times, np.int64) // DAY)
+        chosen, ingested = [keys[index] for index in kept], self._ingested
+        self._write(lambda: quarantine_table(rows, chosen, objects, times, ingested), np.array(times, np.int64) // DAY)
 
     def _new(self, keys: list[bytes], times: Any) -> list[int]:
         """Places of the rows that neither the trail nor this batch has, each key once."""
@@ -240,8 +239,25 @@ class Batch:
 
     # --- files
 
-    def _write(self, table: pa.Table, days: Any) -> None:
-        if days[0] == days[-1] and (days == days[0]).all():
+    def _write(self, table: Callable[[], pa.Table], days: Any) -> None:
+        self._submit(lambda: self._write_days(table(), days))
+
+    def _submit(self, work: Callable[[], None], *, pending: int = 1) -> None:
+        """Have work done on the writing thread, while the next rows are read."""
+        self._pending.append(self._writing.submit(work))
+        while len(self._pending) > pending:
+            try:
+                self._pending.pop(0).result()
+            except OSError as error:
+                raise StoreError(
+                    f"The trail's files cannot be written to {self._storage.uri} ({error}). Nothing was recorded, and nothing is lost: "
+                    "make room or mend the connection; the next tick reads the same log objects again."
+                ) from error
+
+    # What follows happens on the writing thread.
+
+    def _write_days(self, table: pa.Table, days: Any) -> None:
+        if (days == days[0]).all():
             self._write_day(int(days[0]), table)
             return
         for day in np.unique(days):
@@ -255,31 +271,20 @@ class Batch:
             self._parts += 1
             path = f"source={self.source}/day={text}/{self.attempt}-{self._parts}.parquet"
             self._open[day] = _Part(path, text, self._storage.create(path))
-        part = self._open[day]
-        self._pending.append(self._writing.submit(part.write, table))
-        self._wait(2)
+        self._open[day].write(table)
 
     def _close(self, day: int) -> None:
         part = self._open.pop(day)
-        self._pending.append(self._writing.submit(self._finish_part, part))
-
-    def _finish_part(self, part: "_Part") -> None:
         self.files.append(part.close(self.source))
         remember(self._head.identity, part.path, part.keys)
 
-    def _wait(self, pending: int) -> None:
-        while len(self._pending) > pending:
-            try:
-                self._pending.pop(0).result()
-            except OSError as error:
-                raise StoreError(
-                    f"The trail's files cannot be written to {self._storage.uri} ({error}). Nothing was recorded, and nothing is lost: "
-                    "make room or mend the connection; the next tick reads the same log objects again."
-                ) from error
+    def _close_all(self) -> None:
+        for day in list(self._open):
+            self._close(day)
 
 
 class _Part:
-    """One file that is being written. All but its making happens on the batch's writing thread."""
+    """One file that is being written."""
 
     def __init__(self, path: str, day: str, sink: Sink) -> None:
         self.path = path

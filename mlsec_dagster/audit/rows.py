@@ -10,10 +10,12 @@ table = event_table(events, artifacts, keys, log_objects, ingested)
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.json as pj
 
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
@@ -26,16 +28,28 @@ DAY: Final = 86_400_000_000
 FILE_SCHEMA: Final = pa.schema([field for field in SCHEMA if field.name not in {"source", "day"}])
 """The columns within a file of the trail: those that it is partitioned by are told by its path."""
 
-_ARTIFACT: Final = (
-    "artifact_kind",
-    "artifact_asset",
-    "artifact_partition",
-    "artifact_model",
-    "artifact_version",
-    "environment",
-    "resolved_by",
+_ARTIFACT: Final = tuple(
+    (column, attrgetter(name))
+    for column, name in {
+        "artifact_kind": "kind",
+        "artifact_asset": "asset",
+        "artifact_partition": "partition",
+        "artifact_model": "model",
+        "artifact_version": "version",
+        "environment": "environment",
+        "resolved_by": "by",
+    }.items()
 )
 _WRITTEN: Final = tuple(name for name in EVENT_COLUMNS if name != "source")
+_ENCODER: Final = msgspec.json.Encoder()
+_JSON_SCHEMA: Final = pa.schema(
+    [
+        pa.field(name, pa.int64() if pa.types.is_timestamp(FILE_SCHEMA.field(name).type) else FILE_SCHEMA.field(name).type)
+        for name in _WRITTEN
+    ]
+)
+_READING: Final = pj.ReadOptions(use_threads=False, block_size=16 << 20)
+_PARSING: Final = pj.ParseOptions(explicit_schema=_JSON_SCHEMA, unexpected_field_behavior="ignore")
 _QUARANTINE: Final = ("reason", "raw", "size", "offset", "rest")
 
 
@@ -55,8 +69,25 @@ def quarantine_key(row: Quarantined, log_object: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
+def event_lines(events: Sequence[AuditEvent]) -> bytes | None:
+    """The events' own members as lines of JSON, which `event_table` takes from any thread; None if one of them has no such form.
+
+    A member by its name from a Python object costs as much as half of the parsing; written as JSON at once, and read again by Arrow while
+    the next events are parsed, it is nearly free.
+    """
+    try:
+        return _ENCODER.encode_lines(events)
+    except (UnicodeEncodeError, OverflowError, ValueError):
+        return None
+
+
 def event_table(
-    events: Sequence[AuditEvent], artifacts: Sequence[Artifact], keys: Sequence[bytes], log_objects: Sequence[str], ingested: int
+    events: Sequence[AuditEvent],
+    artifacts: Sequence[Artifact],
+    keys: Sequence[bytes],
+    log_objects: Sequence[str],
+    ingested: int,
+    lines: bytes | None = None,
 ) -> pa.Table:
     """Events as rows of the trail, in their order.
 
@@ -66,15 +97,33 @@ def event_table(
         keys: The key of each.
         log_objects: URI of the object that each was read from.
         ingested: Now, microseconds since the epoch.
+        lines: `event_lines` of the events, if there are any.
     """
     count = len(events)
-    columns: dict[str, Any] = dict(zip(EVENT_COLUMNS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True))
-    columns.update(zip(_ARTIFACT, zip(*map(msgspec.structs.astuple, artifacts), strict=True), strict=True))
+    columns = _columns_of_lines(lines, count) or _columns_of(events)
+    columns |= {name: list(map(get, artifacts)) for name, get in _ARTIFACT}
     columns["kind"] = pa.repeat("event", count)
     columns["key"] = keys
     columns["log_object"] = log_objects
     columns["ingested"] = pa.repeat(pa.scalar(ingested, _type("ingested")), count)
     return _table(columns, count)
+
+
+def _columns_of(events: Sequence[AuditEvent]) -> dict[str, Any]:
+    return {name: [getattr(event, name) for event in events] for name in _WRITTEN}
+
+
+def _columns_of_lines(lines: bytes | None, count: int) -> dict[str, Any] | None:
+    if lines is None:
+        return None
+    try:
+        table = pj.read_json(pa.BufferReader(lines), _READING, _PARSING)
+    except pa.ArrowInvalid:  # A number that is larger than any column.
+        return None
+    if table.num_rows != count:
+        return None
+    columns: dict[str, Any] = {name: table.column(name) for name in _WRITTEN}
+    return {name: column.cast(_type(name)) if column.type != _type(name) else column for name, column in columns.items()}
 
 
 def quarantine_table(
@@ -105,7 +154,7 @@ def _table(columns: dict[str, Any], count: int) -> pa.Table:
 
 
 def _array(values: Any, kind: pa.DataType) -> Any:
-    if isinstance(values, pa.Array):
+    if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     try:
         return pa.array(values, kind)

@@ -1,11 +1,15 @@
 """The bytes of a log object, decompressed piece by piece; and quarantine for what is none of its records."""
 
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final
 
 from blake3 import blake3
+
+try:
+    from isal import isal_zlib as zlib  # The same, and twice as fast; not on every kind of processor.
+except ImportError:
+    import zlib
 
 from mlsec_dagster.audit.events import Quarantined, Source
 from mlsec_dagster.audit.limits import Limits

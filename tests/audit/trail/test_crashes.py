@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,7 @@ def test_any_order_of_deliveries_crashes_and_restarts_gives_exactly_what_was_del
     for folder in folders.values():
         folder.mkdir()
     delivered: set[int] = set()
-    grown = {name: b"" for name in range(3)}
+    grown = dict.fromkeys(range(3), b"")
 
     def run(kind: str) -> None:
         Ingestion(ledger.database, trail, source_of(kind, folders[kind]), Nobody(), ledger=ledger, batch_rows=20).tick(Budget())
@@ -271,7 +272,5 @@ def crash(where: str, run) -> None:
             patched.setattr(log_positions, "settle", killed)
         else:
             patched.setattr(Batch, "finish", killed)
-        try:
+        with suppress(Killed):
             run()
-        except Killed:
-            pass
