@@ -1,6 +1,7 @@
 """What is known of one location: how much came from it, how late, and what could not be seen. Kept as JSON beside its positions."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -8,7 +9,12 @@ import msgspec
 from mlsec_dagster.audit.batches import Tally
 
 _SAMPLE: Final = 50
-_INCOMPLETE: Final = 50
+_KEPT: Final = 50
+
+
+def with_more(known: list[str], more: Iterable[str]) -> list[str]:
+    """Both, each once, the newest of them."""
+    return [*dict.fromkeys((*known, *more))][-_KEPT:]
 
 
 class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,13 +33,14 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
         last_data: Time of the latest access to contents, about: that of its batch.
         incomplete: Log objects that end in the middle, the newest of them.
         translator_error: The newest error that the translator raised.
-        listed_at: When the window was last listed and read to its end, seconds since the epoch.
+        listed_at: When the window was last listed and read to its end, microseconds since the epoch.
         newest_object: When the newest log object was written, microseconds since the epoch.
-        reconciled_at: When everything was last listed and compared, seconds since the epoch.
+        reconciled_at: When everything was last listed and compared, microseconds since the epoch.
+        proven_to: Up to when digest files prove that nothing is missing, microseconds since the epoch.
         missing: Log objects that were read and are not there any more, the newest of them.
-        rewritten: Log objects that were other than they had been when they were read.
+        rewritten: Log objects that were other than they had been when they were read, the newest of them.
+        findings: What verifying digest files has found, a sentence each, the newest of them.
         behind: Log objects that were listed and not read yet.
-        not_observable: What the log cannot tell, as somebody has declared or a check has found.
     """
 
     source: str = ""
@@ -48,13 +55,14 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
     last_data: int | None = None
     incomplete: list[str] = []
     translator_error: str | None = None
-    listed_at: float | None = None
+    listed_at: int | None = None
     newest_object: int | None = None
-    reconciled_at: float | None = None
+    reconciled_at: int | None = None
+    proven_to: int | None = None
     missing: list[str] = []
     rewritten: list[str] = []
+    findings: list[str] = []
     behind: int = 0
-    not_observable: list[str] = []
 
     @staticmethod
     def read(text: str) -> "LocationState":
@@ -82,6 +90,6 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
             first=min(firsts, default=None),
             last=max(lasts, default=None),
             last_data=tally.last if tally.data_events else self.last_data,
-            incomplete=[*self.incomplete, *(each for each in incomplete if each not in self.incomplete)][-_INCOMPLETE:],
+            incomplete=with_more(self.incomplete, incomplete),
             translator_error=tally.translator_error or self.translator_error,
         )
