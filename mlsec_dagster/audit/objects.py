@@ -49,7 +49,7 @@ class Place(Protocol):
     uri: str
 
     def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[LogObject]:
-        """Every object whose key begins with `prefix`; with `after`, only keys behind it. Objects storages list by key; a disk in any order.
+        """Every object whose key begins with `prefix`; with `after`, only keys behind it. Object storages list by key, disks in any order.
 
         Raises:
             StoreError: It cannot be listed; says what to do.

@@ -16,11 +16,23 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mlsec_dagster.audit.objects import LogObject
-from mlsec_dagster.audit.places.failures import Kind, as_folder, by_status, changed, exactly, failure, in_pieces, ranges, translated
+from mlsec_dagster.audit.places.failures import (
+    Kind,
+    as_folder,
+    by_status,
+    changed,
+    exactly,
+    failure,
+    in_pieces,
+    ranges,
+    small_letters,
+    translated,
+)
 from mlsec_dagster.audit.times import since_epoch
 from mlsec_dagster.errors import ConfigurationError, MissingExtraError, StoreError
 
 _RANGE: Final = 4 << 20  # A client cuts what is larger into requests of its own, with the first one's ETag as a condition.
+_RETRIES: Final = {"retry_total": 1, "retry_status": 0}  # The client's own may take 84 s, longer than a sensor's tick may.
 _KINDS: Final[dict[str, Kind]] = {
     **dict.fromkeys(("BlobNotFound", "ConditionNotMet", "InvalidRange", "PathNotFound"), "changed"),
     **dict.fromkeys(("ServerBusy", "TooManyRequests"), "throttled"),
@@ -62,7 +74,7 @@ class AzureBlobs:
         self._container = container
         self._prefix = as_folder(prefix)
         self._page_size = page_size
-        account = client.account_name or urlsplit(client.primary_endpoint).hostname
+        account: str = client.account_name or str(urlsplit(str(client.primary_endpoint)).hostname)
         self.uri = f"abfss://{account}/" if container is None else f"abfss://{container}@{account}/{self._prefix}"
 
     def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[LogObject]:
@@ -99,7 +111,7 @@ class AzureBlobs:
     def metadata(self, found: LogObject) -> Mapping[str, str]:
         """See `Place.metadata`."""
         [properties] = self._translated(self._properties(found), found)
-        return {name.lower(): value for name, value in (properties.metadata or {}).items()}
+        return small_letters(properties.metadata)
 
     def _containers(self, prefix: str) -> Iterator[tuple[str, str]]:
         """The containers that keys with this prefix lie in, each with what precedes the names of its blobs."""
@@ -110,24 +122,24 @@ class AzureBlobs:
         if slash:
             yield name, f"{name}/"
             return
-        listing = self._client.list_containers(name_starts_with=name or None, results_per_page=self._page_size)
+        listing = self._client.list_containers(name_starts_with=name or None, results_per_page=self._page_size, **_RETRIES)
         for container in translated(listing, self._errors, lambda error: _failure(error, self.uri, listing=True)):
             yield container.name, f"{container.name}/"
 
     def _blobs(self, container: str, how: str, prefix: str) -> Iterator[Any]:
         client = self._client.get_container_client(container)
-        listing = getattr(client, how)(name_starts_with=(self._prefix + prefix) or None, results_per_page=self._page_size)
+        listing = getattr(client, how)(name_starts_with=(self._prefix + prefix) or None, results_per_page=self._page_size, **_RETRIES)
         return translated(listing, self._errors, lambda error: _failure(error, self.uri, listing=True))
 
     def _pieces(self, found: LogObject, start: int) -> Iterator[bytes]:
         client = self._blob(found)
         for first, length in ranges(start, found.size, _RANGE):
-            part = client.download_blob(first, length, max_concurrency=1, **_conditions(found))
+            part = client.download_blob(first, length, max_concurrency=1, **_conditions(found), **_RETRIES)
             self._check(part.properties, found)
             yield from in_pieces(part.readall())
 
     def _properties(self, found: LogObject) -> Iterator[Any]:
-        properties = self._blob(found).get_blob_properties(**_conditions(found))
+        properties = self._blob(found).get_blob_properties(**_conditions(found), **_RETRIES)
         self._check(properties, found)
         yield properties
 
@@ -168,5 +180,7 @@ def _failure(error: Exception, name: str, *, listing: bool = False) -> StoreErro
 
     answer: Any = getattr(error, "response", None)
     code = str(getattr(getattr(error, "error_code", None), "value", None) or getattr(error, "error_code", None) or type(error).__name__)
-    kind = _KINDS.get(code) or ("expired" if isinstance(error, ClientAuthenticationError) else by_status(getattr(answer, "status_code", None)))
+    kind = _KINDS.get(code) or (
+        "expired" if isinstance(error, ClientAuthenticationError) else by_status(getattr(answer, "status_code", None))
+    )
     return failure("absent" if listing and kind == "changed" else kind, name, code)

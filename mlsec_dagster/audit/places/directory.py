@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -143,7 +143,7 @@ class Directory:
         return folder
 
     @contextmanager
-    def _folder(self, folder: str) -> Iterator[int | None]:
+    def _folder(self, folder: str) -> Generator[int | None]:
         """A descriptor of a folder below the root, opened name by name so that no link is followed; None if it is not there."""
         names = folder.split("/")[:-1] if folder else []
         if any(name in {"", ".", ".."} or "\0" in name for name in names):

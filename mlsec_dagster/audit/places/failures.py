@@ -8,7 +8,7 @@ text nor the exception itself as cause or context. An error code is.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeVar
 
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError
@@ -85,16 +85,16 @@ def translated(items: Iterable[Item], errors: tuple[type[Exception], ...], trans
     """
     iterator = iter(items)
     while True:
-        error: StoreError | None = None
         try:
             item = next(iterator)
         except StopIteration:
             return
         except errors as caught:
             error = translate(caught)
-        if error is not None:
-            raise error
-        yield item  # pyright: ignore[reportPossiblyUnboundVariable]
+        else:
+            yield item
+            continue
+        raise error
 
 
 def exactly(pieces: Iterable[bytes], found: LogObject, start: int, name: str) -> Iterator[bytes]:
@@ -134,3 +134,8 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 def as_folder(prefix: str) -> str:
     """A prefix that all keys of a place begin with: empty, or ending in one "/"."""
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+def small_letters(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """User metadata with names in small letters, as HTTP headers are compared."""
+    return {name.lower(): value for name, value in (metadata or {}).items()}

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mlsec_dagster.audit.objects import LogObject
-from mlsec_dagster.audit.places.failures import as_folder, by_status, exactly, failure, in_pieces, ranges, translated
+from mlsec_dagster.audit.places.failures import as_folder, by_status, exactly, failure, in_pieces, ranges, small_letters, translated
 from mlsec_dagster.audit.times import since_epoch
 from mlsec_dagster.errors import MissingExtraError, StoreError
 
+_PATIENCE: Final = 20.0  # Seconds to try again for. The client's own are 120, twice what a sensor's tick may take.
 _RANGE: Final = 8 << 20  # The client gives a range when it is whole; a request for each megabyte would take longer than the bytes.
 
 
@@ -73,25 +74,22 @@ class GCSBucket:
     def metadata(self, found: LogObject) -> Mapping[str, str]:
         """See `Place.metadata`."""
         [blob] = self._translated(self._reloaded(found), found)
-        return {name.lower(): value for name, value in (blob.metadata or {}).items()}
+        return small_letters(blob.metadata)
 
     def _pages(self, **settings: Any) -> Iterator[Any]:
-        listing = self._client.list_blobs(self._bucket, page_size=self._page_size, **settings)
+        listing = self._client.list_blobs(self._bucket, page_size=self._page_size, retry=_retry(), **settings)
         return translated(listing.pages, self._errors, lambda error: _failure(error, self.uri, listing=True))
 
     def _pieces(self, found: LogObject, start: int) -> Iterator[bytes]:
         blob = self._blob(found)
         for first, length in ranges(start, found.size, _RANGE):
             # A range has no checksum; what it is a part of is known by its generation. Raw: gzip stays gzip, so that ranges mean bytes.
-            yield from in_pieces(
-                blob.download_as_bytes(
-                    start=first, end=first + length - 1, raw_download=True, checksum=None, if_generation_match=int(found.version)
-                )
-            )
+            part = {"start": first, "end": first + length - 1, "raw_download": True, "checksum": None}
+            yield from in_pieces(blob.download_as_bytes(**part, if_generation_match=int(found.version), retry=_retry()))
 
     def _reloaded(self, found: LogObject) -> Iterator[Any]:
         blob = self._blob(found)
-        blob.reload(if_generation_match=int(found.version))
+        blob.reload(if_generation_match=int(found.version), retry=_retry())
         yield blob
 
     def _blob(self, found: LogObject) -> Any:
@@ -101,11 +99,17 @@ class GCSBucket:
         return translated(items, self._errors, lambda error: _failure(error, self.uri + found.key))
 
 
+def _retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY  # pyright: ignore[reportMissingTypeStubs]
+
+    return DEFAULT_RETRY.with_timeout(_PATIENCE)
+
+
 def _errors() -> tuple[type[Exception], ...]:
     try:
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse  # pyright: ignore[reportMissingTypeStubs]
         from requests.exceptions import RequestException
     except ImportError as error:
         raise MissingExtraError("Reading logs from Google Cloud Storage needs its client: install mlsec-dagster[gcp].") from error
@@ -113,9 +117,11 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _failure(error: Exception, name: str, *, listing: bool = False) -> StoreError:
-    from google.api_core.exceptions import GoogleAPICallError
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.exceptions import GoogleAuthError, TransportError
 
+    if isinstance(error, RetryError) and isinstance(error.cause, Exception):
+        error = error.cause  # What it could not be retried out of.
     code = type(error).__name__
     if isinstance(error, GoogleAuthError):
         return failure("unreachable" if isinstance(error, TransportError) else "expired", name, code)

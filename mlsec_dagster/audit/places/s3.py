@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mlsec_dagster.audit.objects import LogObject
-from mlsec_dagster.audit.places.failures import PIECE, Kind, as_folder, by_status, exactly, failure, translated
+from mlsec_dagster.audit.places.failures import PIECE, Kind, as_folder, by_status, exactly, failure, small_letters, translated
 from mlsec_dagster.audit.times import since_epoch
 from mlsec_dagster.errors import MissingExtraError, StoreError
 
@@ -27,7 +27,13 @@ _KINDS: Final[dict[str, Kind]] = {
     "NoSuchBucket": "absent",
     "InvalidObjectState": "archived",
 }
-_CREDENTIALS: Final = ("Credential", "Token", "SSO", "Profile", "Login")  # Exceptions of botocore about them have one of these in their name.
+_CREDENTIALS: Final = (
+    "Credential",
+    "Token",
+    "SSO",
+    "Profile",
+    "Login",
+)  # Exceptions of botocore about them have one of these in their name.
 
 
 class S3Bucket:
@@ -78,7 +84,7 @@ class S3Bucket:
     def metadata(self, found: LogObject) -> Mapping[str, str]:
         """See `Place.metadata`."""
         [answer] = self._translated(self._head(found), found)
-        return {name.lower(): value for name, value in answer["Metadata"].items()}
+        return small_letters(answer["Metadata"])
 
     def _pages(self, **settings: str) -> Iterator[Any]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **settings)
@@ -105,7 +111,7 @@ class S3Bucket:
 
 def _errors() -> tuple[type[Exception], ...]:
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingExtraError("Reading logs from S3 needs boto3: install mlsec-dagster[aws].") from error
     return BotoCoreError, ClientError
