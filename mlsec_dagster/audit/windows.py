@@ -56,6 +56,6 @@ def beginnings_since(start: date) -> Iterator[str]:
     yield f"{year}-{month}-{day}"
     yield from (f"{year}-{month}-{day[0]}{digit}" for digit in range(int(day[1]) + 1, 10))
     yield from (f"{year}-{month}-{digit}" for digit in range(int(day[0]) + 1, 4))
-    yield from (f"{year}-{month[0]}{digit}" for digit in range(int(month[1]) + 1, 10))
+    yield from (f"{year}-{month[0]}{digit}" for digit in range(int(month[1]) + 1, 10 if month[0] == "0" else 3))
     yield from (f"{year}-{digit}" for digit in range(int(month[0]) + 1, 2))
     yield f"{start.year + 1:04}-"
