@@ -18,7 +18,7 @@ the clock.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,7 +35,7 @@ from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
-from mlsec_dagster.audit.state import LocationState
+from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
@@ -54,6 +54,9 @@ _CONFLICTS: Final = 5
 _HOLD_SECONDS: Final = 120.0
 _ASKED_AT_ONCE: Final = 500
 _TAKEN_AT_ONCE: Final = 4096
+_KEPT_FOR: Final = 30 * 86_400_000_000
+"""Microseconds. Log objects that are younger are not expected to be deleted by a lifecycle rule."""
+_SHOWN: Final = 50
 
 
 @dataclass(slots=True)
@@ -96,6 +99,9 @@ class Report:
         behind: Objects that are still to be read.
         recovered: Batches that an earlier tick had left between commit and done.
         incomplete: Objects that end in the middle.
+        missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
+        newest_object: When the newest object that was listed was written, microseconds since the epoch.
+        reconciled: Everything was listed and compared.
     """
 
     held_elsewhere: bool = False
@@ -109,6 +115,9 @@ class Report:
     rewritten: list[str] = field(default_factory=list[str])
     changed: list[str] = field(default_factory=list[str])
     incomplete: list[str] = field(default_factory=list[str])
+    missing: list[str] = field(default_factory=list[str])
+    newest_object: int | None = None
+    reconciled: bool = False
     behind: int = 0
     recovered: int = 0
 
@@ -153,22 +162,33 @@ class Ingestion:
         self._location = -1
         self._settled: set[int] = set()
         self._loaded = False
+        self._everything: _Everything | None = None
 
     @property
     def place(self) -> Place:
         """Where the log objects lie."""
         return self.source.place
 
-    def tick(self, budget: Budget, prefixes: Iterable[str] | None = None) -> Report:
-        """List, read, commit, until nothing is new or the budget is spent.
-
-        Args:
-            budget: How much may be done.
-            prefixes: What to list; by default the source's sliding window.
+    def tick(self, budget: Budget) -> Report:
+        """List the window, read what is new, commit it, until nothing is left or the budget is spent.
 
         Raises:
             StoreError: A store, the trail or the place cannot be reached. What was committed before stays.
         """
+        return self._held(lambda report: self._tick(budget, report))
+
+    def reconcile(self, budget: Budget) -> Report:
+        """List everything, in as many calls as it takes: read what no window has shown, and find what is gone.
+
+        What has been listed is remembered here between calls, so a process that starts anew begins anew. `Report.reconciled` says that it
+        came to the end.
+
+        Raises:
+            StoreError: As `tick`.
+        """
+        return self._held(lambda report: self._reconcile(budget, report))
+
+    def _held(self, work: Callable[[Report], None]) -> Report:
         report, holder = Report(), uuid4().hex
         with self.database.write() as connection:
             self._location = log_positions.location_id(connection, self.place.uri)
@@ -178,12 +198,55 @@ class Ingestion:
         try:
             self._recover(report)
             self._load_settled()
-            waiting = self._find(self.source.window() if prefixes is None else prefixes, report)
-            self._read_all(waiting, budget, report)
+            work(report)
         finally:
             with self.database.write() as connection:
                 log_positions.give_back(connection, self._location, holder)
         return report
+
+    def _tick(self, budget: Budget, report: Report) -> None:
+        listed_at = time.time_ns() // 1000
+        with self.database.read() as connection:
+            state = LocationState.read(log_positions.read_state(connection, self._location))
+        waiting = self._unsettled(self.source.window(state.newest_object), report)
+        self._read_all(waiting, budget, report)
+        done = listed_at if not report.behind and not report.changed else state.listed_at
+        self._change_state(
+            lambda now: msgspec.structs.replace(
+                now,
+                source=self.source.source,
+                listed_at=done,
+                newest_object=max(filter(None, (now.newest_object, report.newest_object)), default=None),
+                behind=report.behind,
+                rewritten=with_more(now.rewritten, report.rewritten),
+            )
+        )
+
+    def _reconcile(self, budget: Budget, report: Report) -> None:
+        everything = self._everything = self._everything or _Everything(self.place.list())
+        waiting: list[LogObject] = []
+        for found in everything.objects:
+            everything.seen.add(hash(found.key))
+            waiting += self._unsettled((found,), report)
+            if budget.spent or len(waiting) >= _ASKED_AT_ONCE:
+                self._read_all(waiting, budget, report)
+                waiting = []
+                if budget.spent:
+                    return
+        self._read_all(waiting, budget, report)
+        if report.behind:
+            return  # They are listed again by the next pass.
+        self._everything = None
+        report.reconciled = True
+        oldest = time.time_ns() // 1000 - _KEPT_FOR
+        with self.database.read() as connection:
+            known = log_positions.all_positions(connection, self._location)
+            report.missing = [each.object for each in known if hash(each.object) not in everything.seen and each.modified > oldest]
+        self._change_state(
+            lambda now: msgspec.structs.replace(
+                now, reconciled_at=everything.begun, missing=report.missing[-_SHOWN:], rewritten=with_more(now.rewritten, report.rewritten)
+            )
+        )
 
     # --- what is to be read
 
@@ -192,24 +255,26 @@ class Ingestion:
             with self.database.read() as connection:
                 for position in log_positions.all_positions(connection, self._location):
                     if position.complete:
-                        self._settled.add(hash((position.object, position.version, position.size)))
+                        self._settle(position)
             self._loaded = True
 
-    def _find(self, prefixes: Iterable[str], report: Report) -> list[LogObject]:
-        """Objects that are not settled, the oldest first."""
+    def _unsettled(self, listed: Iterable[LogObject], report: Report) -> list[LogObject]:
+        """Objects that are to be read, the oldest first."""
         found: list[LogObject] = []
-        settled, belongs, listed = self._settled, self.source.belongs, 0
-        for prefix in prefixes:
-            for each in self.place.list(prefix):
-                listed += 1
-                # What is in here was read to its end in this very version, which nothing can undo.
-                if hash((each.key, each.version, each.size)) not in settled:
-                    if belongs(each.key):
-                        found.append(each)
-                    else:
-                        report.ignored += 1
-                        settled.add(hash((each.key, each.version, each.size)))
-        report.listed += listed
+        settled, belongs, count, newest = self._settled, self.source.layout.belongs, 0, report.newest_object or 0
+        for each in listed:
+            count += 1
+            if each.modified > newest:
+                newest = each.modified
+            # What is in here was read to its end in this very version, which nothing can undo.
+            if hash((each.key, each.version, each.size)) not in settled:
+                if belongs(each.key):
+                    found.append(each)
+                else:
+                    report.ignored += 1
+                    settled.add(hash((each.key, each.version, each.size)))
+        report.listed += count
+        report.newest_object = newest or None
         found.sort(key=lambda each: (each.modified, each.key))
         return found
 
@@ -228,7 +293,7 @@ class Ingestion:
                 if conflicts >= _CONFLICTS:
                     raise
                 queue.back_to(place)
-        report.behind = len(queue)
+        report.behind += len(queue)
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
@@ -287,7 +352,7 @@ class Ingestion:
     def _take_rows(self, batch: Batch, reading: Reading, budget: Budget, incomplete: list[str]) -> bool:
         """Put rows of an object into the batch. Returns whether it was read as far as it goes."""
         found = reading.found
-        uri = f"{self.place.uri}/{found.key}"
+        uri = f"{self.place.uri}{found.key}"
         rows = iter(reading)
         while taken := list(islice(rows, _TAKEN_AT_ONCE)):
             batch.add(taken, uri, found.modified)
@@ -390,6 +455,22 @@ class Ingestion:
     def _add_to_state(self, connection: "Connection", tally: Tally, incomplete: list[str]) -> None:
         state = LocationState.read(log_positions.read_state(connection, self._location))
         log_positions.write_state(connection, self._location, state.with_batch(tally, incomplete).written())
+
+    def _change_state(self, change: Callable[[LocationState], LocationState]) -> None:
+        with self.database.write() as connection:
+            before = log_positions.read_state(connection, self._location)
+            after = change(LocationState.read(before)).written()
+            if after != before:
+                log_positions.write_state(connection, self._location, after)
+
+
+class _Everything:
+    """A pass over all objects of a place, which may take many calls."""
+
+    def __init__(self, objects: Iterator[LogObject]) -> None:
+        self.objects = objects
+        self.seen: set[int] = set()
+        self.begun = time.time_ns() // 1000
 
 
 class _Queue:

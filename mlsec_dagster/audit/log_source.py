@@ -1,36 +1,47 @@
-"""One log to read: where it lies, which of the objects there are part of it, and how they are read."""
+"""One log to read: where it lies, and what its objects are like."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
-from mlsec_dagster.audit.limits import Limits
-from mlsec_dagster.audit.objects import Place
-
-
-class Reader(Protocol):
-    """A format, see `mlsec_dagster.audit.sources`."""
-
-    def __call__(self, data: bytes | Iterable[bytes], *, limits: Limits = ...) -> Iterator[AuditEvent | Quarantined]: ...
+from mlsec_dagster.audit.events import Source
+from mlsec_dagster.audit.layouts import Layout
+from mlsec_dagster.audit.objects import LogObject, Place
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LogSource:
     """One log.
 
     Attributes:
-        source: Which.
         place: Where it lies.
-        read: Its format.
-        belongs: Whether an object there is part of it, by its key.
-        grows: Whether an object, by its key, grows in place: then it is read from where it ended, up to its last whole line.
-        window: Prefixes of the objects that may be new; asked at every tick.
+        layout: Which log it is: its format, and where its objects are below the place.
+        window_days: How many days before the newest object are listed at every tick. What lies before is found by a reconciliation.
     """
 
-    source: Source
     place: Place
-    read: Reader
-    belongs: Callable[[str], bool]
-    grows: Callable[[str], bool]
-    window: Callable[[], Iterable[str]]
+    layout: Layout
+    window_days: int = 2
+
+    @property
+    def source(self) -> Source:
+        """Which log it is."""
+        return self.layout.source
+
+    def window(self, newest: int | None) -> Iterator[LogObject]:
+        """Every object within the sliding window.
+
+        Args:
+            newest: When the newest object that is known was written, microseconds since the epoch. The window never begins behind it, so
+                that a clock that is wrong by years passes nothing over.
+
+        Raises:
+            StoreError: The place cannot be listed.
+        """
+        now = time.time_ns() // 1000
+        now = now if newest is None else min(now, newest)
+        recent = self.layout.recent
+        for prefix in self.layout.window(self.place, now, self.window_days):
+            for found in self.place.list(prefix):
+                if recent(found, now, self.window_days):
+                    yield found

@@ -22,12 +22,16 @@ class LogObject(msgspec.Struct, frozen=True, gc=False):
         version: What changes when its content does: an ETag, a generation, or of a local file its inode and modification time.
         size: Bytes as stored.
         modified: When it was last written, microseconds since the epoch, UTC.
+        origin: What stays while bytes are only appended, and changes when another object takes the key: the inode of a local file,
+            the time at which an append blob was created. Empty where an object is only ever replaced as a whole. Reading may go on
+            from an earlier offset if this is not empty and still the same.
     """
 
     key: str
     version: str
     size: int
     modified: int
+    origin: str = ""
 
 
 class ObjectChangedError(StoreError):
@@ -38,16 +42,14 @@ class Place(Protocol):
     """Storage that holds log objects.
 
     Attributes:
-        uri: Its identity: "s3://bucket/prefix", "gs://bucket", "abfss://container@account/prefix", "file:///var/log".
-            Without credentials.
+        uri: Its identity: "s3://bucket/prefix/", "gs://bucket/", "abfss://container@account/prefix/", "file:///var/log/mlflow/". No
+            credentials. Followed by a key, it names an object.
     """
 
     uri: str
 
     def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[LogObject]:
-        """Every object whose key begins with `prefix`; with `after`, only keys behind it.
-
-        Object storages list by key, a disk in any order.
+        """Every object whose key begins with `prefix`; with `after`, only keys behind it. Object storages list by key, disks in any order.
 
         Raises:
             StoreError: It cannot be listed; says what to do.
@@ -62,11 +64,16 @@ class Place(Protocol):
         """The bytes of that very version from byte `start` up to `found.size`, in pieces of about a megabyte.
 
         Raises:
-            ObjectChangedError: It is not that version any more. A local file that only grew is.
+            ObjectChangedError: It is not that version any more. With an `origin`, one that only grew still is.
             StoreError: It cannot be read.
         """
         ...
 
     def metadata(self, found: LogObject) -> Mapping[str, str]:
-        """The object's user metadata, names in small letters; empty on a disk."""
+        """The object's user metadata, names in small letters; empty on a disk.
+
+        Raises:
+            ObjectChangedError: It is not that version any more.
+            StoreError: It cannot be read.
+        """
         ...

@@ -54,7 +54,7 @@ class Reading:
     _rows: Iterator[AuditEvent | Quarantined] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rows = self._grown() if self.source.grows(self.found.key) else self._unchanging()
+        self._rows = self._grown() if self.source.layout.grows(self.found.key) else self._unchanging()
 
     def __iter__(self) -> Iterator[AuditEvent | Quarantined]:
         return self._rows
@@ -74,7 +74,7 @@ class Reading:
     def _position(self, consumed: int, rows: int, seam: str | None, *, complete: bool) -> Position:
         found = self.found
         digest = self.digest if complete else None
-        return Position(found.key, found.version, found.size, found.modified, consumed, rows, complete, digest, seam)
+        return Position(found.key, found.version, found.size, found.modified, consumed, rows, complete, digest, seam, found.origin)
 
     # --- an object that does not change
 
@@ -92,7 +92,7 @@ class Reading:
                 self.copy, self.taken = True, rows
                 return
         self.taken = skip
-        yield from islice(self.source.read(pieces), skip, None)
+        yield from islice(self.source.layout.read(pieces), skip, None)
 
     # --- an object that grows
 
@@ -106,15 +106,16 @@ class Reading:
                 start, self.seam = position.consumed, position.seam
                 skip = position.rows if not position.complete else 0
             else:
-                self.rewritten, before = True, b""
+                # Another file may have taken its name, as logs are rotated; the same one is not written anew.
+                self.rewritten, before = bool(found.origin) and found.origin == position.origin, b""
         self.consumed, self.taken = start, skip
         whole = WholeLines(self.source.place.read(found, start), last=before)
-        for row in islice(self.source.read(whole), skip, None):
+        for row in islice(self.source.layout.read(whole), skip, None):
             yield _moved(row, start)
         self._after = start + whole.consumed
         self._seam_after = _seam(whole.last)
         if whole.rest.strip() and found.modified / 1e6 + _STALE_SECONDS < time.time():
-            for row in self.source.read(whole.rest):
+            for row in self.source.layout.read(whole.rest):
                 yield _moved(row, self._after)
 
     def _bytes_before(self, end: int) -> bytes:

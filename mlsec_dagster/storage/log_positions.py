@@ -33,6 +33,7 @@ class Position(NamedTuple):
         complete: Whether all of this version was read.
         digest: "blake3:…" of its bytes as stored, where it was read in one go.
         seam: "blake3:…" of the last bytes before `consumed`, of an object that grows.
+        origin: What stays while it grows, see `LogObject`.
     """
 
     object: str
@@ -44,6 +45,7 @@ class Position(NamedTuple):
     complete: bool
     digest: str | None = None
     seam: str | None = None
+    origin: str = ""
 
 
 class Intent(NamedTuple):
@@ -205,4 +207,5 @@ def _position(row: Any) -> Position:
         bool(row.complete),
         row.digest,
         row.seam,
+        row.origin or "",
     )

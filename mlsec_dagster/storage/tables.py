@@ -90,6 +90,7 @@ log_objects = Table(
     Column("complete", Integer, nullable=False),
     Column("digest", Text),
     Column("seam", Text),
+    Column("origin", Text),
     Index("mlsec_log_objects_digest", "digest"),
 )
 """How far each log object was read: written only after its rows are in the trail."""

@@ -2,22 +2,30 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from blake3 import blake3
-
-try:
-    from isal import isal_zlib as zlib  # The same, and twice as fast; not on every kind of processor.
-except ImportError:
-    import zlib
 
 from mlsec_dagster.audit.events import Quarantined, Source
 from mlsec_dagster.audit.limits import Limits
 from mlsec_dagster.audit.redaction import redact
 from mlsec_dagster.errors import LimitExceededError, UnverifiableError
 
+
+def _inflater() -> Any:
+    """zlib, or ISA-L's twin of it, which is twice as fast and not there for every kind of processor."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        import zlib
+
+        return zlib
+    return isal_zlib
+
+
 PIECE: Final = 1 << 20
-_COMPRESSED: Final = 64 << 10  # What zlib could not take yet it copies, so it is given little at a time.
+_ZLIB: Final = _inflater()
+_COMPRESSED: Final = 64 << 10  # What it could not take yet it copies, so it is given little at a time.
 _GZIP: Final = b"\x1f\x8b"
 _ZIP: Final = b"PK\x03\x04"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -76,7 +84,7 @@ def _slices(first: bytes, rest: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 def _gunzip(pieces: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
     encoded = decoded = 0
-    member = zlib.decompressobj(wbits=31)
+    member = _ZLIB.decompressobj(wbits=31)
     for piece in pieces:
         encoded += len(piece)
         while piece:
@@ -84,10 +92,10 @@ def _gunzip(pieces: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
                 piece = piece.lstrip(b"\0")
                 if not piece:
                     break
-                member = zlib.decompressobj(wbits=31)
+                member = _ZLIB.decompressobj(wbits=31)
             try:
                 out = member.decompress(piece, PIECE)
-            except zlib.error as error:
+            except _ZLIB.error as error:
                 raise UnverifiableError(f"is damaged gzip behind {decoded:,} decompressed bytes ({error})") from error
             decoded += len(out)
             if decoded > limits.decoded_bytes:

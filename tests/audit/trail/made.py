@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ import pyarrow.parquet as pq
 
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent
+from mlsec_dagster.audit.layouts import CloudTrailLayout, MLflowLayout
 from mlsec_dagster.audit.log_source import LogSource
-from mlsec_dagster.audit.objects import LogObject, ObjectChangedError
-from mlsec_dagster.audit.sources import cloudtrail, mlflow
+from mlsec_dagster.audit.places import Directory
 from mlsec_dagster.audit.trail import Trail
 
 
@@ -26,52 +24,9 @@ class Nobody:
         return Artifact("unresolved" if event.plane == "data" else "none")
 
 
-class Folder:
-    """The plainest place."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.uri = root.as_uri()
-
-    def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[LogObject]:
-        for path in self.root.rglob("*"):
-            key = path.relative_to(self.root).as_posix()
-            if path.is_file() and key.startswith(prefix):
-                yield self._object(key)
-
-    def _object(self, key: str) -> LogObject:
-        status = (self.root / key).stat()
-        return LogObject(key, f"{status.st_ino}-{status.st_mtime_ns}", status.st_size, status.st_mtime_ns // 1000)
-
-    def folders(self, prefix: str = "") -> Iterator[str]:
-        yield from ()
-
-    def read(self, found: LogObject, start: int = 0) -> Iterator[bytes]:
-        with (self.root / found.key).open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            if status.st_ino != int(found.version.split("-")[0]) or status.st_size < found.size:
-                raise ObjectChangedError(f"{found.key} is not what was listed.")
-            opened.seek(start)
-            left = found.size - start
-            while left and (piece := opened.read(min(left, 1 << 20))):
-                left -= len(piece)
-                yield piece
-
-    def metadata(self, found: LogObject) -> Mapping[str, str]:
-        return {}
-
-
 def source_of(kind: str, root: Path) -> LogSource:
-    """A log on a disk; everything there is part of it."""
-    read = {"mlflow": mlflow.read, "cloudtrail": cloudtrail.read}[kind]
-    return LogSource(
-        source={"mlflow": "mlflow.audit", "cloudtrail": "aws.cloudtrail"}[kind],
-        place=Folder(root),
-        read=read,
-        belongs=lambda key: True,
-        grows=lambda key: kind == "mlflow" and not key.endswith(".gz"),
-        window=lambda: [""],
-    )
+    """A log on a disk."""
+    return LogSource(Directory(root), {"mlflow": MLflowLayout(), "cloudtrail": CloudTrailLayout()}[kind])
 
 
 MIDNIGHT = datetime(2026, 5, 1, tzinfo=UTC)

@@ -116,7 +116,7 @@ def test_whoever_comes_second_with_the_same_accesses_from_elsewhere_is_refused_a
     commit = Batch.commit
 
     def interrupted(batch: Batch) -> int | None:
-        if batch.location.endswith("/logs"):
+        if batch.location.endswith("/logs/"):
             monkeypatch.setattr(Batch, "commit", commit)
             second = Ingestion(ledger.database, trail, source_of("cloudtrail", other), Nobody(), ledger=ledger)
             assert second.tick(Budget()).tally.events == 100

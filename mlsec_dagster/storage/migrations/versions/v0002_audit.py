@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("complete", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text),
         sa.Column("seam", sa.Text),
+        sa.Column("origin", sa.Text),
     )
     op.create_index("mlsec_log_objects_digest", "mlsec_log_objects", ["digest"])
     op.create_table(

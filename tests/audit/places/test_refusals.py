@@ -1,0 +1,228 @@
+"""What storages refuse becomes a sentence that says what to do, and holds no secret."""
+
+import pickle
+import threading
+import traceback
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+
+from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
+from mlsec_dagster.audit.places import AzureBlobs, GCSBucket, S3Bucket
+from mlsec_dagster.audit.places.failures import failure
+from mlsec_dagster.errors import ConfigurationError, StoreError
+from tests.audit.places.storages import blob_client
+
+SECRET = "SEKRET0123456789"
+FOUND = LogObject("key", "1", 5, 0)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A storage that answers everything with one status and code, and repeats the request with its signature, as real ones do."""
+
+    protocol_version = "HTTP/1.1"
+    status = 500
+    code = ""
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        text = escape(f"Signature={SECRET} of {self.path}")
+        if self.headers.get("x-ms-version"):
+            body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>{text}</Message></Error>".encode()
+        elif self.headers.get("x-goog-api-client"):
+            body = f'{{"error": {{"code": {self.status}, "message": "{text}"}}}}'.encode()
+        else:
+            body = f"<Error><Code>{self.code}</Code><Message>{text}</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json" if body.startswith(b"{") else "application/xml")
+        self.send_header("x-ms-error-code", self.code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, type[Refusing]]]:
+    handler = type("OwnRefusing", (Refusing,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def bucket(url: str) -> S3Bucket:
+    import boto3
+    from botocore.config import Config
+
+    keys = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": SECRET, "aws_session_token": SECRET}
+    settings = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=2)
+    return S3Bucket(boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=settings, **keys), "logs")
+
+
+def cloud_storage(url: str) -> GCSBucket:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    client = storage.Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
+    return GCSBucket(client, "logs")
+
+
+def blobs(url: str) -> AzureBlobs:
+    return AzureBlobs(blob_client(f"{url}/account?sv=1&sig={SECRET}"), "logs")
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlsec_dagster.audit.places.gcs._PATIENCE", 0.1)
+
+
+@pytest.mark.parametrize("make", [bucket, cloud_storage, blobs])
+@pytest.mark.parametrize(
+    ("status", "codes", "told"),
+    [
+        (503, ("SlowDown", "ServerBusy"), "is throttled by the storage. Nothing is lost"),
+        (429, ("TooManyRequests", "TooManyRequests"), "is throttled by the storage. Nothing is lost"),
+        (401, ("ExpiredToken", "InvalidAuthenticationInfo"), "credentials are absent or expired. Renew"),
+        (403, ("AccessDenied", "AuthorizationFailure"), "credentials do not allow it. Grant"),
+    ],
+)
+def test_a_refusal_says_what_to_do_and_no_secret(refusing: Any, make: Any, status: int, codes: tuple[str, str], told: str) -> None:
+    url, handler = refusing
+    handler.status, handler.code = status, codes[make is blobs]
+    place: Place = make(url)
+    for ask in (
+        lambda: [*place.list()],
+        lambda: [*place.folders()],
+        lambda: [*place.read(FOUND)],
+        lambda: place.metadata(FOUND),
+    ):
+        with pytest.raises(StoreError) as caught:
+            ask()
+        assert told in str(caught.value)
+        assert not isinstance(caught.value, ObjectChangedError)
+        assert str(caught.value).startswith(place.uri)
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
+        assert SECRET not in shown
+        assert SECRET.encode() not in pickle.dumps(str(caught.value))
+
+
+def test_credentials_that_expired_are_told_though_the_status_is_400(refusing: Any) -> None:
+    url, handler = refusing
+    handler.status, handler.code = 400, "ExpiredToken"
+    with pytest.raises(StoreError, match=r"absent or expired.*\(code: ExpiredToken\)"):
+        [*bucket(url).list()]
+
+
+def test_an_archived_object_is_told(refusing: Any) -> None:
+    url, handler = refusing
+    handler.status, handler.code = 403, "InvalidObjectState"
+    with pytest.raises(StoreError, match="archive tier"):
+        [*bucket(url).read(FOUND)]
+    handler.status, handler.code = 409, "BlobArchived"
+    with pytest.raises(StoreError, match="archive tier"):
+        [*blobs(url).read(FOUND)]
+
+
+def test_no_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    client = boto3.Session().client("s3", region_name="us-east-1", endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"absent or expired.*NoCredentialsError"):
+        [*S3Bucket(client, "logs").list()]
+
+
+@pytest.mark.parametrize("make", [bucket, cloud_storage])
+def test_a_storage_that_does_not_answer_is_told(make: Any) -> None:
+    with pytest.raises(StoreError, match="could not be reached"):
+        [*make("http://127.0.0.1:1").list()]
+
+
+@pytest.mark.slow
+def test_an_azure_that_does_not_answer_is_told() -> None:
+    with pytest.raises(StoreError, match="could not be reached"):  # Its client waits a quarter of a minute before it tries again.
+        [*blobs("http://127.0.0.1:1").list()]
+
+
+class Breaking(Refusing):
+    """A storage whose answers end in the middle."""
+
+    def do_GET(self) -> None:
+        self.send_response(206)
+        for name, value in {
+            "Content-Length": "5",
+            "Content-Range": "bytes 0-4/5",
+            "ETag": '"1"',
+            "Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT",
+            "x-ms-blob-type": "BlockBlob",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"12")
+        self.close_connection = True
+
+
+def test_an_answer_that_ends_in_the_middle_is_no_object() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Breaking)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(StoreError, match=r"s3://logs/key"):
+            [*bucket(f"http://127.0.0.1:{server.server_address[1]}").read(FOUND)]
+        with pytest.raises(StoreError, match=r"gs://logs/key"):
+            [*cloud_storage(f"http://127.0.0.1:{server.server_address[1]}").read(FOUND)]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_only_a_plain_word_is_taken_for_a_code() -> None:
+    assert "sig=" not in str(failure("other", "s3://logs/", "https://host/?sig=abc"))
+    assert "(code: SlowDown)" in str(failure("throttled", "s3://logs/", "SlowDown"))
+
+
+def test_more_than_a_thousand_objects_are_found_on_s3(s3: Any) -> None:
+    for number in range(1003):
+        s3.put(f"{number:05}", b"")
+    found = [found.key for found in s3.place().list()]
+    assert found == [f"{number:05}" for number in range(1003)]
+    assert [found.key for found in s3.place().list(after="00999")] == ["01000", "01001", "01002"]
+
+
+def test_all_containers_of_an_account_are_folders(blobs_account: Any) -> None:
+    client, names = blobs_account
+    place = AzureBlobs(client, page_size=2)
+    assert {*names} <= {*place.folders()}
+    assert [*place.folders(f"{names[0]}/")] == ["resourceId="]
+    [found] = place.list(f"{names[0]}/")
+    assert found.key == f"{names[0]}/resourceId=/y=2026/PT1H.json"
+    assert b"".join(place.read(found)) == names[0].encode()
+    assert {each.key.split("/")[0] for each in place.list(names[0][:20])} >= {names[0]}
+    assert {each.key.split("/")[0] for each in place.list()} >= {*names}
+    assert place.uri == "abfss://devstoreaccount1/"
+    with pytest.raises(ConfigurationError, match="Name the container"):
+        AzureBlobs(client, prefix="x/")
+
+
+@pytest.fixture
+def blobs_account(azurite_url: str) -> Any:
+    from uuid import uuid4
+
+    client = blob_client(azurite_url)
+    names = [f"insights-logs-{kind}-{uuid4().hex[:8]}" for kind in ("storageread", "storagewrite", "amlmodelsevent")]
+    for name in names:
+        client.create_container(name).upload_blob("resourceId=/y=2026/PT1H.json", name.encode())
+    return client, names
