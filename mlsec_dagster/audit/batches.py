@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -186,8 +187,9 @@ class Batch:
             times = times[kept]
         artifacts = [self._artifact(event) for event in events]
         self._count(events, artifacts, times)
-        lines, ingested = event_lines(events), self._ingested
-        self._write(lambda: event_table(events, artifacts, keys, objects, ingested, lines), times // DAY)
+        # What is bound here is what it is now: the next rows come while these are written.
+        table = partial(event_table, events, artifacts, keys, objects, self._ingested, event_lines(events))
+        self._write(table, times // DAY)
 
     def _take_quarantined(self) -> None:
         taken, self._quarantined = self._quarantined, []
@@ -199,8 +201,8 @@ class Batch:
             return
         self.tally.quarantined += len(kept)
         rows, objects, times = zip(*(taken[index] for index in kept), strict=True)
-        chosen, ingested = [keys[index] for index in kept], self._ingested
-        self._write(lambda: quarantine_table(rows, chosen, objects, times, ingested), np.array(times, np.int64) // DAY)
+        table = partial(quarantine_table, rows, [keys[index] for index in kept], objects, times, self._ingested)
+        self._write(table, np.array(times, np.int64) // DAY)
 
     def _new(self, keys: list[bytes], times: Any) -> list[int]:
         """Places of the rows that neither the trail nor this batch has, each key once."""

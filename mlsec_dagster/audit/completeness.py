@@ -122,7 +122,7 @@ def watermark(uri: str, state: LocationState, now: int) -> Watermark:
 
 
 def _not_observable(source: Source, state: LocationState) -> list[str]:
-    told = list(_NEVER_TOLD.get(source, ()))
+    told: list[str] = [*_NEVER_TOLD.get(source, ())]
     if source in _CONTENTS and state.events and not state.data_events:
         told.append(
             f"no access to contents is among {state.events:,} events: {_CONTENTS[source]} are switched off, or nobody has read anything"
