@@ -27,7 +27,7 @@ from mlsec_dagster.audit.events import AuditEvent
 from mlsec_dagster.audit.knowledge import Knowledge
 from mlsec_dagster.audit.locations import Access, Location, accessed, locate
 from mlsec_dagster.audit.prefixes import LOCATION, MATERIALIZATION, REGISTRY, PrefixTree, completed
-from mlsec_dagster.audit.templates import Kind, read_templates
+from mlsec_dagster.audit.templates import Kind, Templates
 from mlsec_dagster.errors import ConfigurationError
 
 NONE: Final = Artifact("none")
@@ -75,7 +75,7 @@ class ArtifactMap:
         named = cast("Mapping[str, str]", models) if isinstance(models, Mapping) else {name: name for name in models}
         self._declared = dict(named)
         self._given = tuple((location, _given(artifact)) for location, artifact in _located(locations or {}))
-        self._templates = read_templates(templates or {})
+        self._templates = Templates(templates or {})
         self._environments = _located(environments or {})
         self._digests = {digest: _given(artifact) for digest, artifact in (digests or {}).items()}
         self._knowledge = tuple(knowledge)
@@ -127,11 +127,8 @@ class ArtifactMap:
 
     def by_template(self, location: Location) -> tuple[Artifact | None, int]:
         """The artifact that the most special template tells, and how many components the template has."""
-        for template in self._patterns.get((location.store, location.container), ()):
-            found = template.match(location)
-            if found is not None:
-                return self._as_model(found), template.depth
-        return None, 0
+        found, depth = self._templates.match(location)
+        return (None if found is None else self._as_model(found)), depth
 
     def by_name(self, access: Access) -> Artifact | None:
         """The model that the event itself names, as it is registered."""
@@ -219,10 +216,6 @@ class ArtifactMap:
         self._surroundings = PrefixTree()
         for location, environment in self._environments:
             self._surroundings.add(location, Artifact("none", environment=environment), LOCATION)
-        self._patterns = {
-            place: tuple(each for each in self._templates if (each.location.store, each.location.container) == place)
-            for place in {(each.location.store, each.location.container) for each in self._templates}
-        }
         self._environment_of_version: dict[tuple[str | None, str | None], str] = {}
         self._tree = PrefixTree()
         unplaced: list[str] = []
@@ -262,7 +255,7 @@ class ArtifactMap:
             f"{type(self).__module__}.{type(self).__qualname__}",
             self.settings(),
             sorted(self._given),
-            [(each.uri, each.target) for each in self._templates],
+            [(each.uri, each.target) for each in self._templates.all],
             sorted(self._environments),
             sorted(self._models.items()),
             sorted((digest, artifact) for digest, artifact in self._known_digests.items()),
@@ -280,7 +273,9 @@ class ArtifactMap:
 
     def __repr__(self) -> str:
         known = sum(len(each.locations) for each in self._knowledge)
-        return f"{type(self).__name__}({len(self._given)} locations, {len(self._templates)} templates, {known} known, {self.digest[:19]})"
+        return (
+            f"{type(self).__name__}({len(self._given)} locations, {len(self._templates.all)} templates, {known} known, {self.digest[:19]})"
+        )
 
 
 def _located(values: Mapping[str, _T]) -> tuple[tuple[Location, _T], ...]:

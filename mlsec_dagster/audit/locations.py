@@ -64,7 +64,6 @@ _SCHEMES: Final = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"
 _AZURE: Final = frozenset({"abfs", "abfss", "wasb", "wasbs", "az"})
 _NAMED: Final = frozenset({"azureml", "kubernetes", "aws", "gcp"})
 _LITERAL: Final = frozenset({"s3", "gs"})  # An empty name is a name there.
-_DOTS: Final = (".", "..")
 
 
 def locate(uri: str) -> Location | None:
@@ -112,7 +111,7 @@ def _sound(store: str, container: str, path: str) -> Location | None:
 
 
 def _doubtful(store: str, parts: tuple[str, ...]) -> bool:
-    return any(dots in parts for dots in _DOTS) or (store not in _LITERAL and "" in parts)
+    return "." in parts or ".." in parts or (store not in _LITERAL and "" in parts)
 
 
 def _file(path: str) -> Location:
@@ -172,11 +171,13 @@ def _below_root(parts: tuple[str, ...]) -> tuple[str, ...]:
     return ("root", *parts)
 
 
-def _in_mlflow(container: str, name: str | None) -> tuple[str, ...]:
-    """Container is "experiment/run", either of them, or "mlflow-artifacts" if the name begins at the root of all artifacts."""
-    below = tuple(name.split("/")) if name else ()
+def _in_mlflow(container: str, below: tuple[str, ...]) -> tuple[str, ...]:
+    """Container is an experiment, a run or "models/m-…", the first before one of the others, or stands for the root of all artifacts."""
     if container == "mlflow-artifacts":
         return _below_root(below)
+    before, separator, logged = container.rpartition("models/")
+    if separator and logged and (not before or before.endswith("/")):
+        return ("models", logged, *below)
     experiment, separator, run = container.partition("/")
     if below[:1] == ("models",) and len(below) > 2 and below[2] == "artifacts":
         return ("models", below[1], *below[3:])
@@ -235,18 +236,23 @@ def _readings(store: str, container: str, name: str | None, encoded: bool) -> tu
         return ()
     if name is not None and REDACTED in name:
         return None  # A part of the name was taken for a secret, so that two names may look alike.
-    parts = tuple(name.split("/")) if name else ()
-    first = None if _doubtful(store, _without_slash(parts)) else Location(store, container, parts)
-    if not encoded or name is None or "%" not in name:
-        return None if first is None else (first,)
-    parts = tuple(unquote(name).split("/"))
-    if first is None or _doubtful(store, _without_slash(parts)):
+    first = _components(store, name)
+    if first is None:
         return None
-    return first, Location(store, container, parts)
+    if not encoded or not name or "%" not in name:
+        return (Location(store, container, first),)
+    second = _components(store, unquote(name))
+    return None if second is None else (Location(store, container, first), Location(store, container, second))
 
 
-def _without_slash(parts: tuple[str, ...]) -> tuple[str, ...]:
-    return parts[:-1] if parts and not parts[-1] else parts
+def _components(store: str, name: str | None) -> tuple[str, ...] | None:
+    """Components of a name as a log tells it; None if it is doubtful. One slash at its end is no name."""
+    if not name:
+        return ()
+    parts = tuple(name.split("/"))
+    if not parts[-1]:
+        parts = parts[:-1]
+    return None if _doubtful(store, parts) else parts
 
 
 def _mlflow(container: str | None, name: str | None) -> tuple[Location, ...] | None:
@@ -255,9 +261,22 @@ def _mlflow(container: str | None, name: str | None) -> tuple[Location, ...] | N
     if name is not None and REDACTED in name:
         return None
     found: list[Location] = []
-    for text in (name,) if name is None or "%" not in name else (name, unquote(name)):
-        parts = _in_mlflow(container, text)
-        if _doubtful("mlflow", _without_slash(parts)):
+    for text in (name,) if name is None or "%" not in name else (name, _decoded(name)):
+        below = _components("mlflow", text)
+        if below is None:
+            return None
+        parts = _in_mlflow(container, below)
+        if _doubtful("mlflow", parts):
             return None
         found.append(Location("mlflow", "mlflow", parts))
     return tuple(found)
+
+
+def _decoded(name: str) -> str:
+    """As MLflow's server reads a path before it uses it: decoded until nothing is left to decode. What takes too often is left as it is."""
+    for _ in range(8):
+        following = unquote(name)
+        if following == name:
+            break
+        name = following
+    return name

@@ -47,7 +47,9 @@ class Template:
     Attributes:
         uri: As given.
         target: What it leads to: members of the artifact, with `{names}` in them.
-        location: Where it begins: store, container, and the components, names included.
+        location: Store, container, and the components, names included.
+        depth: How many components it has.
+        shape: Two templates of one shape match the same paths.
         rank: Templates of one container are tried in this order, the most special first.
     """
 
@@ -80,44 +82,69 @@ class Template:
         if not used <= set(names):
             raise ConfigurationError(f"The target of the template {uri!r} uses {sorted(used - set(names))}, which the template has not.")
         self.rank = (-len(self._components), *(-each.literal for each in self._components), uri)
+        self._literals = tuple((place, each.before) for place, each in enumerate(self._components) if each.name is None)
+        self._names = tuple(
+            (place, each.before, each.name, each.after) for place, each in enumerate(self._components) if each.name is not None
+        )
         self.shape = (location.store, location.container, tuple(each.shape for each in self._components))
 
-    @property
-    def depth(self) -> int:
-        """How many components it has."""
-        return len(self._components)
+        self.depth = len(self._components)
+        self.first = self._components[0].before if self._components and self._components[0].name is None else None
 
     def match(self, location: Location) -> Artifact | None:
         """The artifact that a location lies in; None if it does not have this form. Store and container are not looked at."""
         parts = location.parts
-        if len(parts) < len(self._components):
+        if len(parts) < self.depth:
             return None
-        values: dict[str, str] = {}
-        for part, (before, name, after) in zip(parts, self._components, strict=False):
-            if name is None:
-                if part != before:
-                    return None
-            elif len(part) > len(before) + len(after) and part.startswith(before) and part.endswith(after):
-                values[name] = part[len(before) : len(part) - len(after)]
-            else:
+        for place, text in self._literals:
+            if parts[place] != text:
                 return None
+        values: dict[str, str] = {}
+        for place, before, name, after in self._names:
+            part = parts[place]
+            if len(part) <= len(before) + len(after) or not part.startswith(before) or not part.endswith(after):
+                return None
+            values[name] = part[len(before) : len(part) - len(after)]
         filled = {field: _PLACEHOLDER.sub(lambda found: values[found[1]], text) for field, text in self._texts.items()}
         return Artifact(self.target.kind, **filled, by="template")
 
 
-def read_templates(templates: Mapping[str, Kind | Artifact]) -> tuple[Template, ...]:
-    """Templates in the order in which they are tried.
+class Templates:
+    """All templates, found by where they begin."""
 
-    Raises:
-        ConfigurationError: One is wrong, or two have the same form: which of them is meant could not be told.
-    """
-    read = sorted((Template(uri, target) for uri, target in templates.items()), key=lambda each: each.rank)
-    seen: dict[object, str] = {}
-    for template in read:
-        if template.shape in seen:
-            raise ConfigurationError(f"The templates {seen[template.shape]!r} and {template.uri!r} match the same paths; leave one out.")
-        seen[template.shape] = template.uri
-    return tuple(read)
+    def __init__(self, templates: Mapping[str, Kind | Artifact]) -> None:
+        """Reads templates.
+
+        Raises:
+            ConfigurationError: One is wrong, or two match the same paths: which of them is meant could not be told.
+        """
+        self.all = tuple(sorted((Template(uri, target) for uri, target in templates.items()), key=lambda each: each.rank))
+        seen: dict[object, str] = {}
+        for template in self.all:
+            if template.shape in seen:
+                raise ConfigurationError(
+                    f"The templates {seen[template.shape]!r} and {template.uri!r} match the same paths; leave one out."
+                )
+            seen[template.shape] = template.uri
+        # By their first component if that is text; under None those of a container that begin with a name.
+        self._at: dict[tuple[str, str], dict[str | None, tuple[Template, ...]]] = {}
+        for store, container in {(each.location.store, each.location.container) for each in self.all}:
+            here = [each for each in self.all if (each.location.store, each.location.container) == (store, container)]
+            self._at[store, container] = {
+                first: tuple(each for each in here if each.first in (first, None)) for first in {each.first for each in here} | {None}
+            }
+
+    def match(self, location: Location) -> tuple[Artifact | None, int]:
+        """What the most special template tells of a location, and how many components it has."""
+        here = self._at.get(location[:2])
+        if here is not None:
+            parts = location.parts
+            first = parts[0] if parts else None
+            for template in here[first if first in here else None]:
+                found = template.match(location)
+                if found is not None:
+                    return found, template.depth
+        return None, 0
 
 
 def _component(uri: str, part: str) -> _Component:

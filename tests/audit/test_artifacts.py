@@ -88,6 +88,8 @@ def test_what_leads_nowhere_that_can_be_told_is_refused(uri: str) -> None:
         ("runs:/0a1b/raw", event(source="mlflow.audit", container="0a1b", object="raw/a")),
         ("runs:/0a1b/raw", event(source="mlflow.audit", container="mlflow-artifacts", object="1/0a1b/artifacts/raw/a")),
         ("models:/m-77", event(source="mlflow.audit", container="mlflow-artifacts", object="1/models/m-77/artifacts/MLmodel")),
+        ("models:/m-77", event(source="mlflow.audit", container="1/models/m-77", object="MLmodel")),
+        ("models:/m-77", event(source="mlflow.audit", container="models/m-77", object="%254dLmodel")),
         ("models:/m-77", event(source="mlflow.audit", container="1", object="models/m-77/artifacts/MLmodel")),
         ("wandb://t/p/raw", event(source="wandb.audit", container="t/other", object="t/p/raw", resource_type="artifact")),
         ("wandb://t/p/raw", event(source="wandb.audit", container="t/p", object="raw", resource_type="artifact")),
