@@ -26,7 +26,7 @@ from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent
 from mlsec_dagster.audit.knowledge import Knowledge
 from mlsec_dagster.audit.locations import Access, Location, accessed, locate
-from mlsec_dagster.audit.prefixes import LOCATION, MATERIALIZATION, REGISTRY, PrefixTree, completed
+from mlsec_dagster.audit.prefixes import LEDGER, LOCATION, MATERIALIZATION, REGISTRY, PrefixTree, completed
 from mlsec_dagster.audit.templates import Kind, Templates
 from mlsec_dagster.errors import ConfigurationError
 
@@ -38,7 +38,7 @@ _LONG: Final = 512  # Longer texts are not remembered, so that memory stays boun
 _FILES: Final = frozenset({"s3", "gs", "azure", "mlflow"})
 _BY_NAME: Final = frozenset({"model-versions", "registered-models"})
 _ASKS: Final = frozenset({"read", "list", "invoke"})
-_RANKS: Final = {"registry": REGISTRY, "materialization": MATERIALIZATION}
+_RANKS: Final = {"registry": REGISTRY, "ledger": LEDGER}
 
 _T = TypeVar("_T")
 
@@ -118,7 +118,7 @@ class ArtifactMap:
     def by_location(self, location: Location) -> tuple[Artifact | None, int]:
         """The artifact that a location lies in, and how many components of it tell so."""
         found, depth, rank = self._tree.find(location)
-        if found is not None and found.kind == "model" and rank >= REGISTRY:
+        if found is not None and found.kind == "model" and rank > MATERIALIZATION:
             return found, depth
         template, longer = self.by_template(location)
         if template is not None and longer > depth:
@@ -221,7 +221,7 @@ class ArtifactMap:
         unplaced: list[str] = []
         for location, artifact in self._given:
             self._tree.add(location, self._as_model(artifact), LOCATION)
-        for rank in (REGISTRY, MATERIALIZATION):
+        for rank in (REGISTRY, LEDGER, MATERIALIZATION):
             for each in self._knowledge:
                 for uri, artifact in each.locations:
                     if _RANKS.get(artifact.by or "", MATERIALIZATION) != rank:

@@ -13,9 +13,10 @@ from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.locations import Location
 
 MATERIALIZATION: Final = 1
-REGISTRY: Final = 2
-LOCATION: Final = 3
-"""Whose word counts: what the user wrote before what the registry tells, and that before what assets report of themselves."""
+LEDGER: Final = 2
+REGISTRY: Final = 3
+LOCATION: Final = 4
+"""Whose word counts, the greater before the smaller: assets' own reports, the signed ledger, the registry, the user."""
 
 
 class _Node:
@@ -52,8 +53,8 @@ class PrefixTree:
     def find(self, location: Location) -> tuple[Artifact | None, int, int]:
         """The artifact of the longest location that is a prefix of this one by whole components, its depth, and whose word it is.
 
-        Below a model that the user or the registry told, assets' own reports only complete it: whoever can materialize an asset
-        cannot take a model's files out of sight.
+        Below a model, what is told by somebody whose word counts less only completes it: whoever can materialize an asset cannot take
+        the files of a registered model out of sight.
         """
         node = self._roots.get((location.store, location.container))
         if node is None:

@@ -47,17 +47,23 @@ _KEPT = 16  # Places that are remembered of one partition: an asset that writes 
 Subject = tuple[str, str | None]
 """Asset key as text, and partition."""
 
+Mark = tuple[int, float]
+"""Storage id and timestamp of a materialization."""
+
 
 @dataclass(frozen=True)
 class ProjectState:
     """What has been read so far. It is kept in the process; where it was lost, reading begins anew.
 
     Attributes:
-        seen: Asset -> storage id of the materialization up to which it was read.
+        seen: Asset -> storage id and timestamp of the materialization up to which it was read. Some databases give the id of what was
+            wiped away to what comes next.
         waiting: (storage id, asset) of materializations that are still to be read, in the order in which they will be.
         places: Asset and partition -> (storage id, URI) of where it lies and lay, the newest first.
         sealed: The same by write statements of the ledger: (place in the ledger, URI).
         sealed_until: Asset -> place in the ledger from which on its statements are to be read.
+        sealed_size: Size of the ledger that was read to its end.
+        sealed_all: Whether that is the whole ledger.
         tables: Assets that only report the name of a table.
         unplaced: Assets that report a path which leads nowhere that can be told, each with the path.
         fixed: What the definitions tell: (URI, artifact).
@@ -65,11 +71,13 @@ class ProjectState:
         pending: Assets with materializations that were not looked at yet.
     """
 
-    seen: Mapping[str, int] = field(default_factory=dict[str, int])
+    seen: Mapping[str, Mark] = field(default_factory=dict[str, Mark])
     waiting: tuple[tuple[int, str], ...] = ()
     places: Mapping[Subject, tuple[tuple[int, str], ...]] = field(default_factory=dict[Subject, tuple[tuple[int, str], ...]])
     sealed: Mapping[Subject, tuple[tuple[int, str], ...]] = field(default_factory=dict[Subject, tuple[tuple[int, str], ...]])
     sealed_until: Mapping[str, int] = field(default_factory=dict[str, int])
+    sealed_size: int = 0
+    sealed_all: bool = True
     tables: frozenset[str] = frozenset()
     unplaced: Mapping[str, str] = field(default_factory=dict[str, str])
     fixed: tuple[tuple[str, Artifact], ...] = ()
@@ -79,7 +87,7 @@ class ProjectState:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be read."""
-        return not self.waiting and not self.pending
+        return not self.waiting and not self.pending and self.sealed_all
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -87,8 +95,8 @@ class ProjectState:
         unseen: list[str] = []
         if not self.complete:
             unseen.append(
-                f"{len(self.waiting):,} materializations and those of {self.pending:,} assets are still to be read; "
-                "accesses to where they lie may be unresolved until then."
+                f"{len(self.waiting):,} materializations and those of {self.pending:,} assets are still to be read"
+                f"{'' if self.sealed_all else ', and a part of the ledger'}; accesses to where they lie may be unresolved until then."
             )
         if self.tables:
             unseen.append(f"Only names of tables, which no log of a storage names, are reported by {_some(self.tables)}.")
@@ -166,18 +174,18 @@ class ProjectArtifacts:
             if budget <= 0:
                 break
             key = dg.AssetKey.from_user_string(asset)
-            if asset not in seen:
-                ids = set(_compat.materialized_partitions(instance, key).values()) | {last}
+            if asset not in seen or last[0] <= seen[asset][0]:
+                ids = set(_compat.materialized_partitions(instance, key).values()) | {last[0]}
                 waiting += [(storage_id, asset) for storage_id in ids]
                 seen[asset] = last
                 budget -= 1
                 continue
             records = instance.fetch_materializations(
-                dg.AssetRecordsFilter(asset_key=key, after_storage_id=seen[asset]), limit=budget, ascending=True
+                dg.AssetRecordsFilter(asset_key=key, after_storage_id=seen[asset][0]), limit=budget, ascending=True
             ).records
             budget -= max(1, len(records))
             for record in records:
-                seen[asset] = max(seen[asset], record.storage_id)
+                seen[asset] = (record.storage_id, record.timestamp)
                 self._note(asset, record, places, unplaced, tables)
             if not records:
                 seen[asset] = last  # It was wiped meanwhile.
@@ -196,7 +204,7 @@ class ProjectArtifacts:
             places=places,
             unplaced=unplaced,
             tables=frozenset(tables),
-            pending=sum(1 for last, asset in changed if seen.get(asset, 0) < last),
+            pending=sum(1 for last, asset in changed if seen.get(asset) != last),
         )
 
     def _note(self, asset: str, record: Any, places: dict[Subject, Any], unplaced: dict[str, str], tables: set[str]) -> None:
@@ -205,12 +213,10 @@ class ProjectArtifacts:
             return
         metadata = {name.lower(): _text(value) for name, value in materialization.metadata.items()}
         told = [text for name in PLACES if (text := metadata.get(name))]
-        uris: list[str] = []
-        for text in told:
-            if locate(text) is not None:
-                uris.append(text)
-            elif asset in self._stored and not uris and ":" not in text:
-                uris.append(self._stored[asset].below_root(text))
+        uris = [text for text in told if locate(text) is not None]
+        for path in told:
+            if ":" not in path and locate(path) is None:
+                _complete(uris, path, self._stored.get(asset))
         subject = (asset, record.partition_key)
         if uris:
             _add(places, subject, record.storage_id, uris)
@@ -221,6 +227,10 @@ class ProjectArtifacts:
             tables.add(asset)
 
     def _sealed(self, ledger: Ledger, state: ProjectState) -> ProjectState:
+        head = ledger.checkpoint()
+        size = 0 if head is None else head.size
+        if size == state.sealed_size and state.sealed_all:
+            return state
         sealed, until, budget = dict(state.sealed), dict(state.sealed_until), self._limit
         for asset in ledger.assets():
             if budget <= 0:
@@ -237,7 +247,7 @@ class ProjectArtifacts:
                 budget -= 1
                 if budget <= 0:
                     break
-        return replace(state, sealed=sealed, sealed_until=until)
+        return replace(state, sealed=sealed, sealed_until=until, sealed_size=size, sealed_all=budget > 0)
 
 
 def _parts(
@@ -251,29 +261,46 @@ def _parts(
     return project.assets_defs_by_key, project.get_top_level_resources()
 
 
-def _changed(instance: dg.DagsterInstance, seen: Mapping[str, int]) -> list[tuple[int, str]]:
-    """(storage id of the last materialization, asset) of assets with more than was seen, the newest first; one query."""
-    changed = [
-        (entry.last_materialization_storage_id, entry.asset_key.to_user_string())
-        for record in instance.get_asset_records()
-        if (entry := record.asset_entry).last_materialization_storage_id is not None
-    ]
-    return sorted(((last, asset) for last, asset in changed if last > seen.get(asset, 0)), reverse=True)
+def _changed(instance: dg.DagsterInstance, seen: Mapping[str, Mark]) -> list[tuple[Mark, str]]:
+    """(its last materialization, asset) of assets whose last one was not seen, the newest first; one query."""
+    changed: list[tuple[Mark, str]] = []
+    for record in instance.get_asset_records():
+        last, asset = record.asset_entry.last_materialization_record, record.asset_entry.asset_key.to_user_string()
+        if last is not None and seen.get(asset) != (last.storage_id, last.timestamp):
+            changed.append(((last.storage_id, last.timestamp), asset))
+    return sorted(changed, reverse=True)
+
+
+def _complete(uris: list[str], path: str, stored: StoredAt | None) -> None:
+    """A path without its bucket: of one of the URIs, which then may lack the partition (dagster-aws), else of the IO manager's bucket."""
+    parts = tuple(path.split("/"))
+    for uri in uris:
+        location = locate(uri)
+        if location is not None and location.parts and parts[: len(location.parts)] == location.parts:
+            uris[uris.index(uri)] = "/".join((uri.rstrip("/"), *parts[len(location.parts) :]))
+            return
+    if stored is not None:
+        uris.append(stored.below_root(path))
 
 
 def _add(places: dict[Subject, Any], subject: Subject, place: int, uris: Collection[str]) -> None:
-    known = dict.fromkeys(uri for _, uri in places.get(subject, ()))
-    entries = [*((place, uri) for uri in uris), *((at, uri) for at, uri in places.get(subject, ()) if uri not in uris)]
-    if len(known) == len(entries) and tuple(known) == tuple(uri for _, uri in entries) and places[subject][0][0] >= place:
-        return
-    places[subject] = tuple(sorted(entries, reverse=True)[:_KEPT])
+    newest: dict[str, int] = {uri: at for at, uri in places.get(subject, ())}
+    for uri in uris:
+        newest[uri] = max(place, newest.get(uri, 0))
+    places[subject] = tuple(sorted(((at, uri) for uri, at in newest.items()), reverse=True)[:_KEPT])
 
 
 def _claims(places: Mapping[Subject, tuple[tuple[int, str], ...]], by: str) -> Iterator[tuple[str, Artifact]]:
-    every = [(place, uri, asset, partition) for (asset, partition), here in places.items() for place, uri in here]
-    every.sort(key=lambda each: (-each[0], each[1]))
-    for _, uri, asset, partition in every:
-        yield uri, Artifact("dataset", asset=asset, partition=partition, by=by)
+    """What lies where, the newest first. A place that several partitions report is their asset's, for it does not tell them apart."""
+    partitions: dict[tuple[str, str], set[str | None]] = {}
+    newest: dict[tuple[str, str], int] = {}
+    for (asset, partition), here in places.items():
+        for place, uri in here:
+            partitions.setdefault((uri, asset), set()).add(partition)
+            newest[uri, asset] = max(place, newest.get((uri, asset), 0))
+    for (uri, asset), _ in sorted(newest.items(), key=lambda each: (-each[1], each[0])):
+        (first, *others) = partitions[uri, asset]
+        yield uri, Artifact("dataset", asset=asset, partition=None if others else first, by=by)
 
 
 def _text(value: Any) -> str | None:
