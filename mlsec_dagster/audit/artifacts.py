@@ -17,7 +17,8 @@ class Artifact(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         model: Registered model.
         version: Version of the model, or of the asset where storage tells one.
         environment: "production", "staging", …, as the translator was told.
-        by: What told: "materialization", "registry", "template", "event".
+        by: What told: "location" (of the user), "registry", "ledger", "materialization", "io_manager" or "definition" (of the asset),
+            "template", or "event".
     """
 
     kind: Literal["dataset", "model", "unresolved", "none"]
