@@ -14,18 +14,35 @@ if TYPE_CHECKING:
     from mlsec_dagster.asset_checks.dataset_hash import build_dataset_hash_checks
     from mlsec_dagster.asset_checks.distribution_stability import build_distribution_stability_checks
     from mlsec_dagster.asset_checks.expectations import build_expectation_checks
+    from mlsec_dagster.assets.audit_trail import build_audit_trail_definitions
+    from mlsec_dagster.audit.artifact_map import ArtifactMap
+    from mlsec_dagster.audit.artifacts import Artifact
     from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
     from mlsec_dagster.components.expectation_checks.component import ExpectationChecksComponent
     from mlsec_dagster.definitions import build_security_definitions
     from mlsec_dagster.guarding import Dataset, guard
-    from mlsec_dagster.resources import SecurityStore, Signer
+    from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer
+    from mlsec_dagster.sensors.audit_log import build_audit_log_sensor
+    from mlsec_dagster.sensors.log_sources import AzureMonitor, CloudTrail, GCPAuditLogs, Kubernetes, MLflow, S3AccessLogs, WeightsAndBiases
 
 _HOMES = {
+    "Artifact": "mlsec_dagster.audit.artifacts",
+    "ArtifactMap": "mlsec_dagster.audit.artifact_map",
+    "AuditTrail": "mlsec_dagster.resources",
+    "AzureMonitor": "mlsec_dagster.sensors.log_sources",
+    "CloudTrail": "mlsec_dagster.sensors.log_sources",
     "Dataset": "mlsec_dagster.guarding",
     "DatasetChecksComponent": "mlsec_dagster.components.dataset_checks.component",
     "ExpectationChecksComponent": "mlsec_dagster.components.expectation_checks.component",
+    "GCPAuditLogs": "mlsec_dagster.sensors.log_sources",
+    "Kubernetes": "mlsec_dagster.sensors.log_sources",
+    "MLflow": "mlsec_dagster.sensors.log_sources",
+    "S3AccessLogs": "mlsec_dagster.sensors.log_sources",
     "SecurityStore": "mlsec_dagster.resources",
     "Signer": "mlsec_dagster.resources",
+    "WeightsAndBiases": "mlsec_dagster.sensors.log_sources",
+    "build_audit_log_sensor": "mlsec_dagster.sensors.audit_log",
+    "build_audit_trail_definitions": "mlsec_dagster.assets.audit_trail",
     "build_dataset_hash_checks": "mlsec_dagster.asset_checks.dataset_hash",
     "build_distribution_stability_checks": "mlsec_dagster.asset_checks.distribution_stability",
     "build_expectation_checks": "mlsec_dagster.asset_checks.expectations",
@@ -35,11 +52,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "Artifact",
+    "ArtifactMap",
+    "AuditTrail",
+    "AzureMonitor",
+    "CloudTrail",
     "Dataset",
     "DatasetChecksComponent",
     "ExpectationChecksComponent",
+    "GCPAuditLogs",
+    "Kubernetes",
+    "MLflow",
+    "S3AccessLogs",
     "SecurityStore",
     "Signer",
+    "WeightsAndBiases",
+    "build_audit_log_sensor",
+    "build_audit_trail_definitions",
     "build_dataset_hash_checks",
     "build_distribution_stability_checks",
     "build_expectation_checks",

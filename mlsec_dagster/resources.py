@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlsec_dagster.errors import StoreError
+from mlsec_dagster.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
+    from mlsec_dagster.audit.trail import Trail
     from mlsec_dagster.integrity.keys import SigningKey
     from mlsec_dagster.integrity.ledger import Ledger
 
@@ -59,6 +60,39 @@ class Signer(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgum
     public_key: str | None = Field(default=None, description="Path of the public key (PEM). Needed for every uri but a key file's.")
     checkpoints_uri: str | None = Field(default=None, description="A key of its own for checkpoints. Default: the same key.")
     checkpoints_public_key: str | None = Field(default=None, description="Path of that key's public half (PEM).")
+
+
+class AuditTrail(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]
+    """Where the audit trail lies: a Delta table that sensors write and people query."""
+
+    uri: str | None = Field(
+        default=None,
+        description="Directory, or s3://, gs:// or abfss:// URI. Default: $DAGSTER_HOME/mlsec/trail.",
+    )
+    storage_options: dict[str, str] = Field(
+        default_factory=dict,
+        description="Delta Lake's storage options (region, endpoint, credentials). Default: what the environment has.",
+    )
+
+
+def open_trail(instance: dg.DagsterInstance | None, trail: AuditTrail | None = None, store: SecurityStore | None = None) -> "Trail":
+    """The trail that these settings name.
+
+    Raises:
+        StoreError: It would not outlive the process.
+        ConfigurationError: The ledger is in a database elsewhere, and where the trail goes is not said.
+    """
+    from mlsec_dagster.audit.trail import Trail, default_uri
+
+    trail = trail or AuditTrail()
+    uri = _value(trail.uri)
+    if uri is None and store is not None and not (_value(store.url) or "sqlite").startswith("sqlite"):
+        raise ConfigurationError(
+            "The ledger is in a database that several machines share, so the trail cannot be a directory of one of them: name "
+            "where it goes, trail=AuditTrail(uri='s3://…')."
+        )
+    options = {name: str(_value(value)) for name, value in trail.storage_options.items()}
+    return Trail(uri or default_uri(security_home(instance)), options)
 
 
 def security_home(instance: dg.DagsterInstance | None) -> Path:

@@ -69,6 +69,19 @@ class Tally:
     unresolved_sample: dict[str, int] = field(default_factory=dict[str, int])
     translator_error: str | None = None
 
+    def add(self, more: "Tally") -> None:
+        """Count another's too."""
+        self.events += more.events
+        self.duplicates += more.duplicates
+        self.quarantined += more.quarantined
+        self.unresolved += more.unresolved
+        self.data_events += more.data_events
+        for where, count in more.unresolved_sample.items():
+            self.unresolved_sample[where] = self.unresolved_sample.get(where, 0) + count
+        self.translator_error = self.translator_error or more.translator_error
+        self.first = min((each for each in (self.first, more.first) if each is not None), default=None)
+        self.last = max((each for each in (self.last, more.last) if each is not None), default=None)
+
 
 class Batch:
     """Rows on their way into the trail, of one location. Nothing is in the trail before `commit`.

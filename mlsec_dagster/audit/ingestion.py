@@ -188,6 +188,16 @@ class Ingestion:
         """
         return self._held(lambda report: self._reconcile(budget, report))
 
+    def state(self) -> LocationState:
+        """What is known of this location.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self.database.read() as connection:
+            known = log_positions.known_location(connection, self.place.uri)
+        return LocationState() if known is None else LocationState.read(known[1])
+
     def _held(self, work: Callable[[Report], None]) -> Report:
         report, holder = Report(), uuid4().hex
         with self.database.write() as connection:
@@ -206,8 +216,7 @@ class Ingestion:
 
     def _tick(self, budget: Budget, report: Report) -> None:
         listed_at = time.time_ns() // 1000
-        with self.database.read() as connection:
-            state = LocationState.read(log_positions.read_state(connection, self._location))
+        state = self.state()
         waiting = self._unsettled(self.source.window(state.newest_object), report)
         self._read_all(waiting, budget, report)
         done = listed_at if not report.behind and not report.changed else state.listed_at
@@ -392,7 +401,7 @@ class Ingestion:
         for position in positions:
             if position.complete:
                 self._settle(position)
-        _add(report.tally, batch.tally)
+        report.tally.add(batch.tally)
         for file in batch.files:
             report.days[file.day] = report.days.get(file.day, 0) + file.rows
 
@@ -500,16 +509,3 @@ class _Queue:
         self.place = place
         self.reading = None
         self.known = {}
-
-
-def _add(total: Tally, more: Tally) -> None:
-    total.events += more.events
-    total.duplicates += more.duplicates
-    total.quarantined += more.quarantined
-    total.unresolved += more.unresolved
-    total.data_events += more.data_events
-    for where, count in more.unresolved_sample.items():
-        total.unresolved_sample[where] = total.unresolved_sample.get(where, 0) + count
-    total.translator_error = total.translator_error or more.translator_error
-    total.first = more.first if total.first is None or (more.first is not None and more.first < total.first) else total.first
-    total.last = more.last if total.last is None or (more.last is not None and more.last > total.last) else total.last

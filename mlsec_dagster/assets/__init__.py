@@ -1,0 +1,1 @@
+"""Assets of our own: the audit trail."""

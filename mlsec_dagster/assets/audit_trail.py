@@ -1,0 +1,151 @@
+"""The audit trail as an asset: a partition for each day, and a check that says how far it can be relied on.
+
+    defs = dg.Definitions.merge(existing_defs, mlsec.build_audit_trail_definitions())
+
+`guard(defs, audit=[…])` and `AuditLogComponent` add it by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from mlsec_dagster import _compat
+from mlsec_dagster.audit.completeness import Watermark, watermarks
+from mlsec_dagster.audit.times import rfc3339
+from mlsec_dagster.errors import MlsecError
+from mlsec_dagster.presentation import plain
+from mlsec_dagster.resources import SecurityStore, Signer, open_store
+
+KEY = dg.AssetKey("audit_trail")
+CHECK = "log_completeness"
+
+PARTITIONS = dg.DailyPartitionsDefinition(start_date="2015-01-01", end_offset=1)
+
+_ROWS = 100
+
+
+def build_audit_trail_definitions(*, store: SecurityStore | None = None, signer: Signer | None = None) -> dg.Definitions:
+    """The `audit_trail` asset and its `log_completeness` check.
+
+    Nothing materializes the asset but the sensors of `build_audit_log_sensor`. The check looks at what they know, and can be run or
+    scheduled like any other; the sensors evaluate it too.
+
+    Args:
+        store: Where the ledger is, and with it how far each log was read.
+        signer: What signs.
+
+    Returns:
+        dg.Definitions: One asset and one check.
+    """
+    spec = dg.AssetSpec(
+        KEY,
+        partitions_def=PARTITIONS,
+        description="Who touched which dataset and which model, from the platforms' own logs: a day each. `mlsec trail` looks into it.",
+        group_name="security",
+        kinds={"deltalake"},
+    )
+
+    @dg.asset_check(
+        asset=KEY,
+        name=CHECK,
+        description="Every log is read to its end, none has gone quiet, nothing that was read is gone or rewritten.",
+    )
+    def log_completeness(context) -> dg.AssetCheckResult:
+        try:
+            marks = watermarks(open_store(context.instance, store, signer).database, time.time_ns() // 1000)
+        except MlsecError as error:
+            return dg.AssetCheckResult(passed=False, description=plain(f"The logs' positions could not be read: {error}", 1000))
+        passed, sentence, metadata = verdict(marks)
+        return dg.AssetCheckResult(passed=passed, description=sentence, metadata=metadata)
+
+    return dg.Definitions(assets=[spec], asset_checks=[log_completeness])
+
+
+def evaluation(marks: Sequence[Watermark]) -> _compat.AssetCheckEvaluation:
+    """The check's evaluation, for whoever knows the watermarks already."""
+    passed, sentence, metadata = verdict(marks)
+    return _compat.AssetCheckEvaluation(
+        asset_key=KEY, check_name=CHECK, passed=passed, description=sentence, metadata=metadata, severity=dg.AssetCheckSeverity.ERROR
+    )
+
+
+def verdict(marks: Sequence[Watermark]) -> tuple[bool, str, dict[str, Any]]:
+    """Whether the logs can be relied on, one sentence, and the table of them."""
+    wrong = [(mark, problem) for mark in marks for problem in mark.problems]
+    if not marks:
+        return False, "No log was ever read: start an audit log sensor.", {}
+    if wrong:
+        first = f"{plain(wrong[0][0].uri)}: {plain(wrong[0][1], 500)}"
+        sentence = first if len(wrong) == 1 else f"{len(wrong)} problems; the first: {first}"
+    else:
+        latest = max((mark.late or 0.0) for mark in marks)
+        sentence = f"{len(marks)} log{'s are' if len(marks) > 1 else ' is'} complete but for the last {_duration(latest)}."
+    metadata: dict[str, Any] = {"logs": _table(marks)}
+    if wrong:
+        metadata["problems"] = dg.MetadataValue.md(
+            "\n".join(f"- {plain(mark.uri)}: {plain(problem, 1000)}" for mark, problem in wrong[:_ROWS])
+        )
+    unseen = [f"- {plain(mark.uri)}: {plain(clause, 500)}" for mark in marks for clause in mark.not_observable]
+    if unseen:
+        metadata["not observable"] = dg.MetadataValue.md("\n".join(unseen[:_ROWS]))
+    unresolved = [(where, count) for mark in marks for where, count in mark.unresolved.items()]
+    if unresolved:
+        metadata["unresolved"] = _unresolved_table(sorted(unresolved, key=lambda each: -each[1]))
+    return not wrong, sentence, metadata
+
+
+def _table(marks: Sequence[Watermark]) -> dg.TableMetadataValue:
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn("log", "string"),
+            dg.TableColumn("where", "string"),
+            dg.TableColumn("complete up to", "string", description="UTC; as far as its vendor delivers in time"),
+            dg.TableColumn("proven up to", "string", description="UTC; by the digest files that the vendor signs, where it has any"),
+            dg.TableColumn("newest event", "string", description="UTC"),
+            dg.TableColumn("late by", "string"),
+            dg.TableColumn("events", "int"),
+            dg.TableColumn("quarantined", "int", description="records that could not be read, kept as text"),
+            dg.TableColumn("unresolved", "int", description="accesses to contents of which nothing tells what they are"),
+            dg.TableColumn("to do", "string"),
+        ]
+    )
+    records = [
+        dg.TableRecord(
+            {
+                "log": mark.source,
+                "where": plain(mark.uri),
+                "complete up to": _instant(mark.complete_to),
+                "proven up to": _instant(mark.proven_to),
+                "newest event": _instant(mark.newest),
+                "late by": _duration(mark.late) if mark.late is not None else "",
+                "events": mark.counts["events"],
+                "quarantined": mark.counts["quarantined"],
+                "unresolved": mark.counts["unresolved"],
+                "to do": plain(" ".join(mark.problems), 300),
+            }
+        )
+        for mark in marks[:_ROWS]
+    ]
+    return dg.MetadataValue.table(records, schema)
+
+
+def _unresolved_table(unresolved: Sequence[tuple[str, int]]) -> dg.TableMetadataValue:
+    schema = dg.TableSchema(columns=[dg.TableColumn("where", "string"), dg.TableColumn("accesses", "int")])
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"where": plain(where), "accesses": count}) for where, count in unresolved[:_ROWS]], schema
+    )
+
+
+def _instant(time: int | None) -> str:
+    return "" if time is None else f"{rfc3339(time)[:19]}Z"
+
+
+def _duration(seconds: float) -> str:
+    for name, unit in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}s"
+    return f"{max(seconds, 0):.0f} seconds"

@@ -1,0 +1,216 @@
+"""A sensor that tails one log into the audit trail.
+
+    trail = mlsec.build_audit_log_sensor(
+        source=mlsec.CloudTrail(bucket="org-trail", prefix="AWSLogs/o-1/", accounts=["123456789012"]),
+    )
+    defs = dg.Definitions(sensors=[trail], resources={"s3": S3Resource()})
+
+Where it stands is in the security store, not in the sensor's cursor: resetting a cursor reads nothing twice, and losing one loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import msgspec
+
+from mlsec_dagster.assets.audit_trail import KEY, evaluation
+from mlsec_dagster.audit.artifact_map import ArtifactMap
+from mlsec_dagster.audit.artifacts import Translator
+from mlsec_dagster.audit.completeness import Watermark, watermarks
+from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.registry import MlflowRegistry, RegistryState
+from mlsec_dagster.errors import ConfigurationError
+from mlsec_dagster.presentation import plain
+from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_store, open_trail
+from mlsec_dagster.sensors.artifact_locations import ProjectArtifacts, ProjectState
+from mlsec_dagster.sensors.log_sources import AuditLog
+
+if TYPE_CHECKING:
+    from mlsec_dagster.integrity.ledger import Ledger
+
+TICK_SECONDS = 35.0
+"""A tick may take 60 s, and what it has begun it has to end."""
+
+RECONCILE_EVERY = 6 * 3600.0
+"""Seconds after which everything is listed again, not only the window."""
+
+_EVALUATE_EVERY = 3600.0
+_DAYS = 31
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """What a sensor keeps in Dagster: when it last said how far the logs can be relied on, and what it said.
+
+    Attributes:
+        v: Version of this form.
+        evaluated: Seconds since the epoch.
+        said: Digest of the problems.
+    """
+
+    v: int = 1
+    evaluated: float = 0.0
+    said: str = ""
+
+    @staticmethod
+    def read(text: str | None) -> Cursor:
+        """A cursor as Dagster gives it back; a new one if it is none of this version."""
+        try:
+            found = msgspec.json.decode(text or "{}", type=Cursor)
+        except msgspec.MsgspecError:
+            return Cursor()
+        return found if found.v == 1 else Cursor()
+
+
+def build_audit_log_sensor(
+    *,
+    source: AuditLog,
+    artifacts: ArtifactMap | Translator | None = None,
+    registry: str | MlflowRegistry | None = None,
+    name: str | None = None,
+    minimum_interval_seconds: int = 60,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    trail: AuditTrail | None = None,
+    store: SecurityStore | None = None,
+    signer: Signer | None = None,
+) -> dg.SensorDefinition:
+    """A sensor that reads a log into the audit trail, each access once, and materializes the days of the `audit_trail` asset that grew.
+
+    It reads with the credentials of the project's resource (`source.resource_key`). A tick stops after 35 seconds, and the next one goes
+    on there. What a record is about is told by where materializations lie, by the MLflow registry, and by `artifacts`.
+
+    Args:
+        source: Which log, and where it lies.
+        artifacts: Templates, environments and locations that the project does not tell by itself, or a translator of your own.
+        registry: Tracking URI of an MLflow registry. Default: MLFLOW_TRACKING_URI, if it is set.
+        name: The sensor's name. Default: "<kind>_audit_log".
+        minimum_interval_seconds: Seconds between ticks.
+        default_status: Whether it runs from the start. Defaults to RUNNING: a log that nobody reads looks like one in which
+            nothing happens.
+        trail: Where the trail lies. Default: $DAGSTER_HOME/mlsec/trail.
+        store: Where the ledger is, and how far each log was read. Default: SQLite under $DAGSTER_HOME/mlsec/.
+        signer: What signs the trail's commits.
+
+    Returns:
+        dg.SensorDefinition: Its ticks fail with a sentence when a log, the trail or the store cannot be reached.
+
+    Raises:
+        ConfigurationError: `source` is no log.
+    """
+    if not isinstance(source, AuditLog):
+        raise ConfigurationError(
+            f"build_audit_log_sensor() was given a {type(source).__name__} as its source; expected a log such as "
+            "mlsec.CloudTrail(bucket='…') or mlsec.MLflow(directory='…')."
+        )
+    tail = _Tail(source, artifacts, registry, trail, store, signer)
+
+    @dg.sensor(
+        name=name or f"{source.kind}_audit_log",
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        required_resource_keys=source.required_resource_keys,
+        description=f"Reads {type(source).__name__} at {plain(source.bucket or str(source.directory))} into the audit trail.",
+        tags={"mlsec/audit_log": source.kind},
+    )
+    def audit_log(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        return tail.tick(context)
+
+    return audit_log
+
+
+class _Tail:
+    """What a sensor remembers in its process between ticks. All of it can be had again."""
+
+    def __init__(
+        self,
+        source: AuditLog,
+        artifacts: ArtifactMap | Translator | None,
+        registry: str | MlflowRegistry | None,
+        trail: AuditTrail | None,
+        store: SecurityStore | None,
+        signer: Signer | None,
+    ) -> None:
+        self._source = source
+        self._artifacts = artifacts if artifacts is not None else ArtifactMap()
+        self._registry = registry
+        self._settings = trail, store, signer
+        self._ingestion: Ingestion | None = None
+        self._project: ProjectArtifacts | None = None
+        self._known: ProjectState | None = None
+        self._registered: RegistryState | None = None
+
+    def tick(self, context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        budget = Budget(seconds=TICK_SECONDS)
+        trail, store, signer = self._settings
+        ledger = open_store(context.instance, store, signer)
+        source = self._source.open(context.resources)
+        if self._ingestion is None:
+            self._ingestion = Ingestion(ledger.database, open_trail(context.instance, trail, store), source, self._artifacts, ledger=ledger)
+        ingestion = self._ingestion
+        ingestion.ledger, ingestion.source = ledger, source  # Their clients may have been made anew.
+        unseen = self._learn(context, ledger)
+        report = ingestion.tick(budget)
+        if report.held_elsewhere:
+            return dg.SkipReason(f"Another process reads {source.place.uri} at the moment.")
+        if not report.behind and not budget.spent and time.time() - (ingestion.state().reconciled_at or 0) / 1e6 > RECONCILE_EVERY:
+            report = _both(report, ingestion.reconcile(budget))
+        marks = watermarks(ledger.database, time.time_ns() // 1000)
+        cursor, evaluations = self._evaluated(context.cursor, marks)
+        materializations = [_materialization(day, rows, unseen) for day, rows in sorted(report.days.items())[-_DAYS:]]
+        told = next((mark.sentence for mark in marks if mark.uri == source.place.uri), "")
+        context.log.info(f"{report.read} log objects read, {report.tally.events} new events, {report.behind} log objects wait. {told}")
+        return dg.SensorResult(
+            skip_reason=None if materializations or evaluations else f"Nothing new. {told}",
+            asset_events=[*materializations, *evaluations],
+            cursor=msgspec.json.encode(cursor).decode(),
+        )
+
+    def _learn(self, context: dg.SensorEvaluationContext, ledger: Ledger) -> list[str]:
+        """Have the map know what was materialized and registered since. Returns what it could not see."""
+        if not isinstance(self._artifacts, ArtifactMap) or self._ingestion is None:
+            return []
+        if self._project is None:
+            self._project = ProjectArtifacts(context.repository_def)
+        known = self._project.read(context.instance, self._known, ledger=ledger)
+        knowledge = [known.knowledge]
+        changed = known != self._known
+        uri = self._registry or os.environ.get("MLFLOW_TRACKING_URI")
+        if uri:
+            self._registry = uri if isinstance(uri, MlflowRegistry) else MlflowRegistry(uri)
+            registered = self._registry.read(self._registered)
+            changed |= registered != self._registered
+            self._registered = registered
+            knowledge.append(registered.knowledge)
+        if changed:
+            self._known = known
+            self._ingestion.translator = self._artifacts.knowing(*knowledge)
+        return [sentence for each in knowledge for sentence in each.unseen]
+
+    def _evaluated(self, text: str | None, marks: list[Watermark]) -> tuple[Cursor, list[Any]]:
+        """The check's evaluation, if it says something else than before, or for an hour nothing was said."""
+        before, now = Cursor.read(text), time.time()
+        said = hashlib.sha256(repr([(mark.uri, mark.problems, mark.not_observable) for mark in marks]).encode()).hexdigest()[:16]
+        if said == before.said and 0 <= now - before.evaluated < _EVALUATE_EVERY:
+            return before, []
+        return Cursor(evaluated=now, said=said), [evaluation(marks)]
+
+
+def _both(first: Report, second: Report) -> Report:
+    """What two passes did together."""
+    second.read += first.read
+    second.behind += first.behind
+    second.tally.add(first.tally)
+    for day, rows in first.days.items():
+        second.days[day] = second.days.get(day, 0) + rows
+    return second
+
+
+def _materialization(day: str, rows: int, unseen: list[str]) -> dg.AssetMaterialization:
+    metadata: dict[str, Any] = {"dagster/partition_row_count": rows}
+    if unseen:
+        metadata["not known of artifacts"] = dg.MetadataValue.md("\n".join(f"- {plain(each, 500)}" for each in unseen))
+    return dg.AssetMaterialization(KEY, partition=day, metadata=metadata)

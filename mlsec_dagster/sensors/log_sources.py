@@ -1,0 +1,207 @@
+"""The logs that a sensor can tail, as a user names them.
+
+    mlsec.CloudTrail(bucket="org-trail", prefix="AWSLogs/o-1/", accounts=["123456789012"])
+    mlsec.GCPAuditLogs(bucket="audit-sink")
+    mlsec.AzureMonitor(container="insights-logs-storageread")
+    mlsec.MLflow(directory="/var/log/mlflow-audit")
+
+Each lies in a bucket, which is read with the credentials of the project's own resource, or in a local directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
+
+from mlsec_dagster.audit.layouts import (
+    AzureLayout,
+    CloudTrailLayout,
+    GCPLayout,
+    KubernetesLayout,
+    Layout,
+    MLflowLayout,
+    S3AccessLayout,
+    WandBLayout,
+)
+from mlsec_dagster.audit.log_source import LogSource
+from mlsec_dagster.audit.objects import Place
+from mlsec_dagster.audit.places import AzureBlobs, Directory, GCSBucket, S3Bucket
+from mlsec_dagster.errors import ConfigurationError
+
+Cloud = Literal["aws", "gcp", "azure"]
+
+_RESOURCES: dict[Cloud, str] = {"aws": "s3", "gcp": "gcs", "azure": "adls2"}
+
+
+@dataclass(frozen=True)
+class AuditLog:
+    """What is the same for all of them.
+
+    Attributes:
+        bucket: Bucket that the log is delivered to; on Azure the container, or "*" for all of the account's that hold such logs.
+        prefix: Where it begins there.
+        directory: Local directory in place of a bucket.
+        resource_key: Key of the resource with the credentials: by default "s3" (an `S3Resource`), "gcs" (`GCSResource`) or "adls2"
+            (`ADLS2Resource`).
+    """
+
+    kind: ClassVar[str]
+    # Of each log, or a property where it depends on what the user says.
+    _cloud: ClassVar[Any]
+    _layout: ClassVar[Any]
+
+    _: KW_ONLY
+    bucket: str | None = None
+    prefix: str = ""
+    directory: str | None = None
+    resource_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.bucket is None) == (self.directory is None):
+            raise ConfigurationError(f"{type(self).__name__} lies in a bucket or in a directory: name one of them, and only one.")
+        if self.directory is not None and (self.prefix or self.resource_key):
+            raise ConfigurationError(f"{type(self).__name__} in a directory has neither a prefix nor a resource: leave them out.")
+
+    @property
+    def required_resource_keys(self) -> set[str]:
+        """Keys of the resources that it needs."""
+        return set() if self.directory is not None else {self.resource_key or _RESOURCES[self._cloud]}
+
+    def open(self, resources: Any) -> LogSource:
+        """The log, to be read.
+
+        Args:
+            resources: Has the resource as an attribute of its key.
+
+        Raises:
+            ConfigurationError: The directory is not there.
+            MissingExtraError: The cloud's client is not installed.
+        """
+        return LogSource(self._place(resources), self._layout)
+
+    def _place(self, resources: Any) -> Place:
+        if self.bucket is None:
+            return Directory(str(self.directory))
+        (key,) = self.required_resource_keys
+        given = getattr(resources, key)
+        if self._cloud == "azure":
+            return AzureBlobs(getattr(given, "blob_client", given), None if self.bucket == "*" else self.bucket, self._folder)
+        # Dagster hands out these resources as the client itself, unless they are asked for by their type.
+        client = given.get_client() if hasattr(given, "get_client") else given
+        return (S3Bucket if self._cloud == "aws" else GCSBucket)(client, self.bucket, self._folder)
+
+    @property
+    def _folder(self) -> str:
+        """Below which the log lies."""
+        return self.prefix
+
+
+@dataclass(frozen=True)
+class CloudTrail(AuditLog):
+    """AWS CloudTrail, as a trail delivers it: S3, SageMaker, STS, Bedrock and all others.
+
+    Attributes:
+        accounts: Account numbers to read; empty for all.
+    """
+
+    kind = "cloudtrail"
+    _cloud = "aws"
+
+    _: KW_ONLY
+    accounts: Sequence[str] = ()
+
+    @property
+    def _layout(self) -> Layout:
+        return CloudTrailLayout(accounts=frozenset(self.accounts))
+
+
+@dataclass(frozen=True)
+class S3AccessLogs(AuditLog):
+    """Amazon S3 server access logs. `prefix` is the destination prefix as configured, with or without a "/" at its end."""
+
+    kind = "s3_access"
+    _cloud = "aws"
+
+    @property
+    def _folder(self) -> str:
+        folder = self.prefix.rpartition("/")[0]  # A prefix may end in the middle of names.
+        return f"{folder}/" if folder else ""
+
+    @property
+    def _layout(self) -> Layout:
+        return S3AccessLayout(prefix=self.prefix.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class GCPAuditLogs(AuditLog):
+    """Google Cloud Audit Logs in the bucket of a sink: Cloud Storage, Vertex AI."""
+
+    kind = "gcp"
+    _cloud = "gcp"
+    _layout = GCPLayout()
+
+
+@dataclass(frozen=True)
+class AzureMonitor(AuditLog):
+    """Azure Monitor's diagnostic logs in a storage account: Blob storage, Azure Machine Learning. `bucket` is the container.
+
+    Attributes:
+        categories: Categories to read, in small letters ("storageread", "amlmodelsevent"); empty for all.
+    """
+
+    kind = "azure"
+    _cloud = "azure"
+
+    _: KW_ONLY
+    categories: Sequence[str] = ()
+
+    @property
+    def _layout(self) -> Layout:
+        return AzureLayout(categories=frozenset(self.categories))
+
+
+@dataclass(frozen=True)
+class _AnyCloud(AuditLog):
+    """A log that its owner puts where he likes.
+
+    Attributes:
+        cloud: Whose the bucket is: "aws", "gcp" or "azure".
+    """
+
+    _: KW_ONLY
+    cloud: Cloud = "aws"
+
+    @property
+    def _cloud(self) -> Cloud:
+        return self.cloud
+
+
+@dataclass(frozen=True)
+class MLflow(_AnyCloud):
+    """The log of `mlflow server --app-name mlsec-audit`: its directory, or the bucket that its files are shipped to."""
+
+    kind = "mlflow"
+    _layout = MLflowLayout()
+
+
+@dataclass(frozen=True)
+class WeightsAndBiases(_AnyCloud):
+    """Audit logs of a Weights & Biases instance, in the instance's own bucket."""
+
+    kind = "wandb"
+    _layout = WandBLayout()
+
+
+@dataclass(frozen=True)
+class Kubernetes(_AnyCloud):
+    """Kubernetes audit events, one to a line: Kubeflow, KServe, secrets and volumes."""
+
+    kind = "kubernetes"
+    _layout = KubernetesLayout()
+
+
+LOGS: dict[str, type[AuditLog]] = {
+    each.kind: each for each in (CloudTrail, S3AccessLogs, GCPAuditLogs, AzureMonitor, MLflow, WeightsAndBiases, Kubernetes)
+}
+"""By the name that a defs.yaml has for each."""

@@ -1,0 +1,115 @@
+"""The sensor, as Dagster's daemon runs it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import mlsec_dagster as mlsec
+from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.errors import ConfigurationError, StoreError
+from tests.audit.trail.made import delivery, ids, line, rows
+
+
+def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None, **resources) -> Any:
+    definitions = dg.Definitions(sensors=[sensor], resources=resources)
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, definitions=definitions, sensor_name=sensor.name, resources=resources
+    )
+    return sensor.evaluate_tick(context)
+
+
+def trail_of(home: Path) -> Trail:
+    return Trail(str(home / "mlsec" / "trail"))
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    return folder
+
+
+def test_a_tick_puts_the_log_into_the_trail_and_materializes_its_days(logs, instance, dagster_home):
+    (logs / "a.json.gz").write_bytes(delivery([0, 1, 2, 86400]))
+    sensor = mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(directory=str(logs)))
+    result = tick(sensor, instance)
+    assert ids(trail_of(dagster_home)) == {f"event-{number}": 1 for number in (0, 1, 2, 86400)}
+    days = {
+        event.partition: event.metadata["dagster/partition_row_count"].value
+        for event in result.asset_events
+        if isinstance(event, dg.AssetMaterialization)
+    }
+    assert days == {"2026-05-01": 3, "2026-05-02": 1}
+    again = tick(sensor, instance, result.cursor)
+    assert not again.asset_events
+    assert "Nothing new" in again.skip_message
+
+
+def test_a_lost_cursor_reads_nothing_twice(logs, instance, dagster_home):
+    (logs / "a.json.gz").write_bytes(delivery(range(10)))
+    sensor = mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(directory=str(logs)))
+    tick(sensor, instance)
+    for cursor in (None, "", "no json", json.dumps({"v": 99})):
+        tick(mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(directory=str(logs))), instance, cursor)
+    assert ids(trail_of(dagster_home)) == {f"event-{number}": 1 for number in range(10)}
+
+
+def test_the_real_bucket_is_read_with_the_projects_own_resource(s3_bucket, instance, dagster_home):
+    import boto3
+    from dagster_aws.s3 import S3Resource
+
+    client = boto3.client("s3")
+    key = "AWSLogs/123456789012/CloudTrail/eu-west-1/2026/05/01/123456789012_CloudTrail_eu-west-1_20260501T0005Z_abcdefghijklmnop.json.gz"
+    client.put_object(Bucket=s3_bucket, Key=key, Body=delivery(range(10)))
+    sensor = mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(bucket=s3_bucket, accounts=["123456789012"]))
+    tick(sensor, instance, s3=S3Resource())
+    assert ids(trail_of(dagster_home)) == {f"event-{number}": 1 for number in range(10)}
+    (where,) = {row["log_object"] for row in rows(trail_of(dagster_home), "log_object")}
+    assert where == f"s3://{s3_bucket}/{key}"
+
+
+def test_an_access_to_a_materialized_asset_is_told_as_one(logs, instance, dagster_home):
+    instance.report_runless_asset_event(dg.AssetMaterialization("fraud_features", metadata={"uri": "s3://ml-models/fraud/"}))
+    (logs / "a.json.gz").write_bytes(delivery(range(3)))
+    tick(mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(directory=str(logs))), instance)
+    told = {(row["artifact_kind"], row["artifact_asset"], row["resolved_by"]) for row in rows(trail_of(dagster_home))}
+    assert told == {("dataset", "fraud_features", "materialization")}
+
+
+def test_the_check_fails_for_a_log_that_has_gone_quiet_and_names_it(logs, instance, dagster_home):
+    import os
+
+    (logs / "old.jsonl").write_bytes(line(1))
+    os.utime(logs / "old.jsonl", (1_700_000_000, 1_700_000_000))
+    result = tick(mlsec.build_audit_log_sensor(source=mlsec.MLflow(directory=str(logs))), instance)
+    (evaluation,) = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert not evaluation.passed
+    assert "quiet since" in evaluation.description
+    defs = mlsec.build_audit_trail_definitions()
+    run = defs.resolve_implicit_global_asset_job_def()
+    assert run is not None
+    (again,) = [
+        event.event_specific_data
+        for event in defs.resolve_job_def("__ASSET_JOB").execute_in_process(instance=instance).all_events
+        if event.event_type_value == "ASSET_CHECK_EVALUATION"
+    ]
+    assert not again.passed
+
+
+def test_what_cannot_be_reached_fails_the_tick_with_a_sentence(tmp_path, s3_bucket, instance, dagster_home):
+    from dagster_aws.s3 import S3Resource
+
+    with pytest.raises(ConfigurationError, match="no directory"):
+        tick(mlsec.build_audit_log_sensor(source=mlsec.MLflow(directory=str(tmp_path / "nowhere"))), instance)
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        tick(mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(bucket="no-such-bucket")), instance, s3=S3Resource())
+
+
+def test_a_source_that_is_none_is_refused_at_once():
+    with pytest.raises(ConfigurationError, match="expected a log such as"):
+        mlsec.build_audit_log_sensor(source="s3://bucket")
+    with pytest.raises(ConfigurationError, match="bucket or in a directory"):
+        mlsec.CloudTrail()
