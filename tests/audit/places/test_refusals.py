@@ -1,6 +1,8 @@
 """What storages refuse becomes a sentence that says what to do, and holds no secret."""
 
 import pickle
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.places import AzureBlobs, GCSBucket, S3Bucket
 from mlsec_dagster.audit.places.failures import failure
-from mlsec_dagster.errors import ConfigurationError, StoreError
+from mlsec_dagster.errors import ConfigurationError, MissingExtraError, StoreError
 from tests.audit.places.storages import blob_client
 
 SECRET = "SEKRET0123456789"
@@ -200,6 +202,14 @@ def test_more_than_a_thousand_objects_are_found_on_s3(s3: Any) -> None:
     found = [found.key for found in s3.place().list()]
     assert found == [f"{number:05}" for number in range(1003)]
     assert [found.key for found in s3.place().list(after="00999")] == ["01000", "01001", "01002"]
+    asked: list[str] = []
+    s3.client.meta.events.register("before-send.s3.ListObjectsV2", lambda request, **_: asked.append(request.url))
+    listing = s3.place().list()
+    assert asked == []
+    next(listing)
+    assert len(asked) == 1  # The second page is not asked for before it is wanted.
+    assert len([*listing]) == 1002
+    assert len(asked) == 2
 
 
 def test_all_containers_of_an_account_are_folders(blobs_account: Any) -> None:
@@ -226,3 +236,27 @@ def blobs_account(azurite_url: str) -> Any:
     for name in names:
         client.create_container(name).upload_blob("resourceId=/y=2026/PT1H.json", name.encode())
     return client, names
+
+
+CLIENTS = {
+    "botocore": (S3Bucket, "aws"),
+    "google.api_core": (GCSBucket, "gcp"),
+    "azure.core": (AzureBlobs, "azure"),
+}
+
+
+@pytest.mark.parametrize("package", CLIENTS)
+def test_a_client_that_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    place, extra = CLIENTS[package]
+    monkeypatch.setitem(sys.modules, f"{package}.exceptions", None)
+    with pytest.raises(MissingExtraError, match=rf"install mlsec-dagster\[{extra}\]"):
+        place(object(), "logs")
+
+
+def test_no_client_is_imported_before_it_is_given() -> None:
+    code = (
+        "import sys, mlsec_dagster.audit.places, mlsec_dagster.audit.layouts, mlsec_dagster.audit.digest_chains; "
+        "clients = ('boto3', 'botocore', 'google.cloud', 'google.auth', 'azure.core', 'requests', 'dagster'); "
+        "print([name for name in clients if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
