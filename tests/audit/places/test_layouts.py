@@ -65,6 +65,21 @@ def test_cloudtrail_is_found_wherever_the_place_begins(storage: Storage, root: s
         }
 
 
+def test_digest_files_are_found_beside_the_logs_and_are_not_logs(storage: Storage) -> None:
+    def digest(account: str, day: str) -> str:
+        return trail(account, day, kind="CloudTrail-Digest")
+
+    keys = [f"AWSLogs/{digest(ACCOUNT, '2026/05/01')}", f"AWSLogs/o-exampleorgid/{digest(OTHER, '2026/05/02')}"]
+    for key in (*keys, f"AWSLogs/{digest(ACCOUNT, '2026/04/01')}", f"AWSLogs/{trail(ACCOUNT, '2026/05/01')}"):
+        storage.put(key, b"x")
+    for layout, expected in ((CloudTrailLayout(), keys), (CloudTrailLayout(accounts=frozenset({OTHER})), keys[1:])):
+        place = storage.place()
+        listed = [each.key for prefix in layout.digest_window(place, NOW, 2) for each in place.list(prefix)]
+        assert sorted(listed) == sorted(expected)
+        assert all(layout.is_digest(key) and not layout.belongs(key) for key in listed)
+    assert not CloudTrailLayout().is_digest(f"AWSLogs/{trail(ACCOUNT, '2026/05/01')}")
+
+
 def test_an_organization_and_an_account_of_its_own_share_a_bucket(disk: Disk) -> None:
     keys = [f"AWSLogs/o-exampleorgid/{trail(ACCOUNT, '2026/05/01')}", f"AWSLogs/{trail(OTHER, '2026/05/01')}"]
     for key in keys:

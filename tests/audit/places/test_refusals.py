@@ -212,6 +212,33 @@ def test_more_than_a_thousand_objects_are_found_on_s3(s3: Any) -> None:
     assert len(asked) == 2
 
 
+def test_credentials_that_expire_between_two_pages_are_told_and_what_was_listed_stays(s3: Any) -> None:
+    from botocore.awsrequest import AWSResponse
+
+    for number in range(4):
+        s3.put(f"{number}", b"x")
+    asked: list[str] = []
+
+    class Raw:
+        def stream(self, **_: Any) -> Iterator[bytes]:
+            yield f"<Error><Code>ExpiredToken</Code><Message>{SECRET}</Message></Error>".encode()
+
+    def expire(request: Any, **_: Any) -> Any:
+        asked.append(request.url)
+        return AWSResponse(request.url, 400, {}, Raw()) if len(asked) > 1 else None
+
+    def two(params: dict[str, Any], **_: Any) -> None:
+        params["MaxKeys"] = 2
+
+    s3.client.meta.events.register("provide-client-params.s3.ListObjectsV2", two)
+    s3.client.meta.events.register("before-send.s3.ListObjectsV2", expire)
+    listing = s3.place().list()
+    assert [next(listing).key, next(listing).key] == ["0", "1"]
+    with pytest.raises(StoreError, match="absent or expired") as caught:
+        next(listing)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
 def test_all_containers_of_an_account_are_folders(blobs_account: Any) -> None:
     client, names = blobs_account
     place = AzureBlobs(client, page_size=2)
