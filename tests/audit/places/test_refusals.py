@@ -197,8 +197,11 @@ def test_only_a_plain_word_is_taken_for_a_code() -> None:
 
 
 def test_more_than_a_thousand_objects_are_found_on_s3(s3: Any) -> None:
-    for number in range(1003):
-        s3.put(f"{number:05}", b"")
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    for number in range(1003):  # Behind the server's back, which takes a tenth of the time.
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(s3.bucket, f"{number:05}", b"")
     found = [found.key for found in s3.place().list()]
     assert found == [f"{number:05}" for number in range(1003)]
     assert [found.key for found in s3.place().list(after="00999")] == ["01000", "01001", "01002"]
