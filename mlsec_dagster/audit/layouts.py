@@ -103,12 +103,24 @@ class CloudTrailLayout(Layout):
     def window(self, place: Place, now: int, days: int) -> Iterator[str]:
         """See `Layout.window`. Where no such folders are, everything: somebody's copy of the files."""
         known = False
-        for region in self._regions(place, "", 6):
+        for region in self._regions(place, "CloudTrail", "", 6):
             known = True
             if self._wanted(region):
                 yield from day_folders(place, region, first_day(now, days))
         if not known:
             yield ""
+
+    def digest_window(self, place: Place, now: int, days: int) -> Iterator[str]:
+        """As `window`, of the digest files (`mlsec_dagster.audit.digest_files`), beside: `…/ACCOUNT/CloudTrail-Digest/REGION/…`."""
+        for region in self._regions(place, "CloudTrail-Digest", "", 6):
+            if self._wanted(region):
+                yield from day_folders(place, region, first_day(now, days))
+
+    def is_digest(self, key: str) -> bool:
+        """Whether an object is a digest file, which is no log but not to be ignored either."""
+        told = self._NAME.match(key.rpartition("/")[2])
+        wanted = told is not None and told["kind"] == "CloudTrail-Digest" and (not self.accounts or told["account"] in self.accounts)
+        return wanted and key.endswith(".json.gz")
 
     def belongs(self, key: str) -> bool:
         """Log files; neither digest files nor Insights nor what other services deliver below AWSLogs."""
@@ -127,28 +139,29 @@ class CloudTrailLayout(Layout):
         accounts = {folder for folder in path.split("/")[:-1] if self._ACCOUNT.fullmatch(folder)}
         return not self.accounts or not accounts or bool(accounts & self.accounts)
 
-    def _regions(self, place: Place, prefix: str, depth: int) -> Iterator[str]:
+    def _regions(self, place: Place, service: str, prefix: str, depth: int) -> Iterator[str]:
         """Folders of regions, with what precedes them."""
-        names = [*place.folders(prefix)]
-        if "CloudTrail" in names:
-            yield from (f"{prefix}CloudTrail/{region}/" for region in place.folders(f"{prefix}CloudTrail/"))
+        names = sorted(place.folders(prefix))
+        if service in names:
+            yield from (f"{prefix}{service}/{region}/" for region in sorted(place.folders(f"{prefix}{service}/")))
         elif accounts := [name for name in names if self._ACCOUNT.fullmatch(name) or self._ORGANIZATION.fullmatch(name)]:
             for name in accounts:
                 if not self._ACCOUNT.fullmatch(name):
-                    yield from self._regions(place, f"{prefix}{name}/", depth)
+                    yield from self._regions(place, service, f"{prefix}{name}/", depth)
                 elif not self.accounts or name in self.accounts:
-                    yield from (f"{prefix}{name}/CloudTrail/{region}/" for region in place.folders(f"{prefix}{name}/CloudTrail/"))
+                    below = f"{prefix}{name}/{service}/"
+                    yield from (f"{below}{region}/" for region in sorted(place.folders(below)))
                 else:
                     yield f"{prefix}{name}/"  # There, but not wanted: so the layout is known.
         elif "AWSLogs" in names:
-            yield from self._regions(place, f"{prefix}AWSLogs/", depth)
+            yield from self._regions(place, service, f"{prefix}AWSLogs/", depth)
         elif regions := [name for name in names if self._REGION.fullmatch(name)]:
             yield from (f"{prefix}{region}/" for region in regions)
         elif any(_YEAR.fullmatch(name) for name in names):
             yield prefix
         elif depth:
             for name in names:
-                yield from self._regions(place, f"{prefix}{name}/", depth - 1)
+                yield from self._regions(place, service, f"{prefix}{name}/", depth - 1)
 
 
 @dataclass(frozen=True)

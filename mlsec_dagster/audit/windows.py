@@ -25,12 +25,21 @@ def first_day(now: int, days: int) -> date:
 
 
 def day_folders(place: Place, prefix: str, start: date, names: tuple[str, str, str] = ("", "", "")) -> Iterator[str]:
-    """Folders of days from `start` on, below those of years and months. Those that are there, so that the future needs no guess."""
+    """Folders of days from `start` on, below those of years and months; the oldest first.
+
+    Only those that are there, so that the future needs no guess: two or three requests where there is something, fewer where not.
+
+    Args:
+        place: Where they lie.
+        prefix: What precedes the years.
+        start: The first day.
+        names: What precedes the digits of a year, a month and a day.
+    """
     first = (start.year, start.month, start.day)
 
     def below(folder: str, found: tuple[int, ...]) -> Iterator[str]:
         name, width = names[len(found)], 4 if not found else 2
-        for each in place.folders(folder):
+        for each in sorted(place.folders(folder)):
             digits = each.removeprefix(name)
             if each.startswith(name) and len(digits) == width and digits.isascii() and digits.isdigit():
                 reached = (*found, int(digits))
@@ -42,7 +51,7 @@ def day_folders(place: Place, prefix: str, start: date, names: tuple[str, str, s
 
 def dated_folders(place: Place, prefix: str, year: re.Pattern[str], depth: int) -> Iterator[str]:
     """Folders that hold folders of years."""
-    names = [*place.folders(prefix)]
+    names = sorted(place.folders(prefix))
     if any(year.fullmatch(name) for name in names):
         yield prefix
     elif depth:

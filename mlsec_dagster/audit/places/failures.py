@@ -103,7 +103,7 @@ def exactly(pieces: Iterable[bytes], found: LogObject, start: int, name: str) ->
     Raises:
         ObjectChangedError: They are fewer or more.
     """
-    expected = found.size - start
+    expected = max(0, found.size - start)
     seen = 0
     for piece in pieces:
         seen += len(piece)

@@ -187,12 +187,18 @@ def azurite_executable() -> str | None:
 
 
 @contextmanager
-def azurite(executable: str, home: Path) -> Iterator[str]:
-    """The URL of an Azure Blob storage that keeps blobs in memory; gone when the context ends."""
+def azurite(executable: str, home: Path, *, port: int = 0) -> Iterator[str]:
+    """The URL of an Azure Blob storage that keeps blobs in memory; gone when the context ends.
+
+    Args:
+        executable: Azurite, or its blob server alone.
+        home: A directory to start it in.
+        port: Where to listen; any that is free if 0. delta-rs looks for the emulator on 10000 only.
+    """
     ports = {}
     for service in ("blob",) if executable.endswith("azurite-blob") else ("blob", "queue", "table"):
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind(("127.0.0.1", port if service == "blob" else 0))
             ports[service] = free.getsockname()[1]
     arguments = ["--silent", "--loose", "--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]
     for service, port in ports.items():

@@ -1,5 +1,6 @@
 """What holds of every place, on a disk and against servers that answer over HTTP."""
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -192,6 +193,23 @@ def test_a_listing_is_lazy(storage: Storage) -> None:
     rest = [found.key for found in listing]
     assert len(rest) in {29, 30}
     assert len({*rest}) == len(rest)
+
+
+def test_reading_holds_no_more_of_a_large_object_than_of_a_small_one(growing: Any) -> None:
+    # S3 and Cloud Storage are emulated within this process, so that their memory is not told apart from ours.
+    peaks: list[int] = []
+    for blocks in (4, 20):
+        for _ in range(blocks):
+            growing.append(f"{blocks}", bytes(4 * PIECE))
+        place = growing.place()
+        found = only(place, f"{blocks}")
+        tracemalloc.start()
+        try:
+            assert sum(map(len, place.read(found))) == 4 * blocks * PIECE
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * PIECE
 
 
 def test_an_object_that_grew_is_read_to_the_listed_size_and_the_rest_later(growing: Any) -> None:
