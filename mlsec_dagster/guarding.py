@@ -12,7 +12,7 @@ was: jobs grow by the checks and nothing else.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,8 +23,13 @@ from mlsec_dagster.asset_checks.distribution_stability import StabilityCheckSett
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.verdicts import Policy
 from mlsec_dagster.io_managers.wrapper import Guarded, OpenSeals, is_wrapped, wrap
-from mlsec_dagster.resources import SecurityStore, Signer, open_store
+from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_store
 from mlsec_dagster.sealing import Seals
+
+if TYPE_CHECKING:
+    from mlsec_dagster.audit.artifact_map import ArtifactMap
+    from mlsec_dagster.audit.artifacts import Translator
+    from mlsec_dagster.sensors.log_sources import AuditLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,8 @@ class Dataset:
 def guard(
     defs: dg.Definitions,
     *,
-    datasets: Sequence[dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset | Dataset],
+    datasets: Sequence[dg.AssetKey | str | Sequence[str] | dg.AssetsDefinition | dg.SourceAsset | Dataset] = (),
+    audit: Sequence["AuditLog | dg.SensorDefinition"] = (),
     policy: Policy = "tracked",
     label: str | None = None,
     time: str | None = None,
@@ -65,10 +71,12 @@ def guard(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     blocking: bool = True,
     resolver: Resolver | None = None,
+    artifacts: "ArtifactMap | Translator | None" = None,
+    trail: AuditTrail | None = None,
     store: SecurityStore | None = None,
     signer: Signer | None = None,
 ) -> dg.Definitions:
-    """Returns the same definitions with these assets guarded.
+    """Returns the same definitions with these assets guarded, and these audit logs tailed.
 
     Guard a project as a whole and once: after `Definitions.merge`, with all of its datasets. Resources of what is merged with it later are
     not wrapped, and reads through them are not verified.
@@ -76,6 +84,7 @@ def guard(
     Args:
         defs: The project's definitions.
         datasets: The assets to guard: keys or definitions, or a `Dataset` for one with settings of its own.
+        audit: Logs to tail into the audit trail, such as `CloudTrail(bucket="…")`, or sensors of `build_audit_log_sensor`.
         policy: `tracked` (content may change, but only by a materialization), `append_only` (earlier rows never change) or `immutable`.
         label: Column that a model is to predict, in every dataset that does not name its own. Without it, flipped labels are not seen.
         time: Column that holds the time of a row.
@@ -87,17 +96,26 @@ def guard(
             `distribution_stability` does not block. A project may have one that does, of `build_distribution_stability_checks`;
             its asset is then given no second one.
         resolver: Says where assets lie that write for themselves and do not report it.
+        artifacts: Says what an access in a log is about where the project and its MLflow registry do not tell.
+        trail: Where the audit trail lies. Default: `$DAGSTER_HOME/mlsec/trail`.
         store: Where the ledger is. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
         signer: What signs. Default: an Ed25519 key file under `$DAGSTER_HOME/mlsec/keys/`.
 
     Returns:
-        dg.Definitions: With a `dataset_hash` and a `distribution_stability` check per dataset, and every IO manager wrapped.
+        dg.Definitions: With a `dataset_hash` and a `distribution_stability` check per dataset, and every IO manager wrapped; with a sensor
+            for each log, and the `audit_trail` asset.
 
     Raises:
         ConfigurationError: A key that is not in `defs` (the nearest one is suggested), an unknown policy, a dataset given twice,
             definitions that are guarded already, or something else than `Definitions`.
     """
     _require_definitions(defs)
+    if audit:
+        from mlsec_dagster.sensors.audit_log import build_audit_definitions
+
+        defs = dg.Definitions.merge(defs, build_audit_definitions(audit, artifacts=artifacts, trail=trail, store=store, signer=signer))
+        if not datasets:
+            return defs
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
     keyed = [(key, dataset) for dataset in declared for key in _compat.keys_of(dataset.key)]
     known = _compat.assets_by_key(defs)
@@ -193,7 +211,10 @@ def require_known(keys: Sequence[dg.AssetKey], known: Mapping[dg.AssetKey, Any])
         ConfigurationError: No keys, an unknown one, or one given twice.
     """
     if not keys:
-        raise ConfigurationError("guard() was given no datasets: name at least one asset, e.g. datasets=['training_set'].")
+        raise ConfigurationError(
+            "guard() was given no datasets and no audit logs: name at least one asset, e.g. datasets=['training_set'], or one log, e.g. "
+            "audit=[mlsec.CloudTrail(bucket='…')]."
+        )
     names = [key.to_user_string() for key in known]
     for key in keys:
         if key not in known:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import msgspec
 
-from mlsec_dagster.assets.audit_trail import KEY, evaluation
+from mlsec_dagster.assets.audit_trail import KEY, build_audit_trail_definitions, evaluation
 from mlsec_dagster.audit.artifact_map import ArtifactMap
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.completeness import Watermark, watermarks
@@ -101,15 +103,11 @@ def build_audit_log_sensor(
     Raises:
         ConfigurationError: `source` is no log.
     """
-    if not isinstance(source, AuditLog):
-        raise ConfigurationError(
-            f"build_audit_log_sensor() was given a {type(source).__name__} as its source; expected a log such as "
-            "mlsec.CloudTrail(bucket='…') or mlsec.MLflow(directory='…')."
-        )
+    name = name or default_name(source)
     tail = _Tail(source, artifacts, registry, trail, store, signer)
 
     @dg.sensor(
-        name=name or f"{source.kind}_audit_log",
+        name=name,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         required_resource_keys=source.required_resource_keys,
@@ -120,6 +118,62 @@ def build_audit_log_sensor(
         return tail.tick(context)
 
     return audit_log
+
+
+def build_audit_definitions(
+    audit: Sequence[AuditLog | dg.SensorDefinition],
+    *,
+    artifacts: ArtifactMap | Translator | None = None,
+    trail: AuditTrail | None = None,
+    store: SecurityStore | None = None,
+    signer: Signer | None = None,
+) -> dg.Definitions:
+    """A sensor for each log, the `audit_trail` asset, and its check.
+
+    Args:
+        audit: Logs, or sensors that `build_audit_log_sensor` has made.
+        artifacts: As for `build_audit_log_sensor`.
+        trail: Where the trail lies.
+        store: Where the ledger is.
+        signer: What signs.
+
+    Raises:
+        ConfigurationError: Something is neither a log nor a sensor.
+    """
+    sensors: list[dg.SensorDefinition] = []
+    names = Counter(each.name if isinstance(each, dg.SensorDefinition) else default_name(each) for each in audit)
+    numbers: Counter[str] = Counter()
+    for each in audit:
+        if isinstance(each, dg.SensorDefinition):
+            sensors.append(each)
+            continue
+        name = default_name(each)
+        numbers[name] += 1
+        sensors.append(
+            build_audit_log_sensor(
+                source=each,
+                artifacts=artifacts,
+                name=name if names[name] == 1 else f"{name}_{numbers[name]}",
+                trail=trail,
+                store=store,
+                signer=signer,
+            )
+        )
+    return dg.Definitions.merge(dg.Definitions(sensors=sensors), build_audit_trail_definitions(store=store, signer=signer))
+
+
+def default_name(source: AuditLog) -> str:
+    """The name of a log's sensor.
+
+    Raises:
+        ConfigurationError: It is no log.
+    """
+    if not isinstance(source, AuditLog):
+        raise ConfigurationError(
+            f"A {type(source).__name__} was given as an audit log; expected a log such as mlsec.CloudTrail(bucket='…') or "
+            "mlsec.MLflow(directory='…')."
+        )
+    return f"{source.kind}_audit_log"
 
 
 class _Tail:

@@ -113,3 +113,26 @@ def test_a_source_that_is_none_is_refused_at_once():
         mlsec.build_audit_log_sensor(source="s3://bucket")
     with pytest.raises(ConfigurationError, match="bucket or in a directory"):
         mlsec.CloudTrail()
+
+
+def test_guard_tails_logs_in_the_line_that_guards_datasets(logs, instance, dagster_home):
+    @dg.asset
+    def training_set() -> int:
+        return 1
+
+    defs = mlsec.guard(
+        dg.Definitions(assets=[training_set]),
+        datasets=["training_set"],
+        audit=[mlsec.MLflow(directory=str(logs)), mlsec.CloudTrail(directory=str(logs)), mlsec.CloudTrail(bucket="b")],
+    )
+    assert [sensor.name for sensor in defs.sensors] == ["mlflow_audit_log", "cloudtrail_audit_log_1", "cloudtrail_audit_log_2"]
+    assert dg.AssetKey("audit_trail") in {spec.key for spec in defs.resolve_all_asset_specs()}
+    checks = {key.name for check in defs.asset_checks for key in check.check_keys}
+    assert checks == {"dataset_hash", "distribution_stability", "log_completeness"}
+
+
+def test_guard_tails_logs_of_a_project_without_datasets(logs):
+    defs = mlsec.guard(dg.Definitions(), audit=[mlsec.MLflow(directory=str(logs))])
+    assert [sensor.name for sensor in defs.sensors] == ["mlflow_audit_log"]
+    with pytest.raises(ConfigurationError, match="no datasets and no audit logs"):
+        mlsec.guard(dg.Definitions())
