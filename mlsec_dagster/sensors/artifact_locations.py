@@ -162,7 +162,9 @@ class ProjectArtifacts:
         Raises:
             LedgerError: A statement of the ledger is not what was signed.
         """
-        state = replace(state or ProjectState(), fixed=self._fixed, models=self._models)
+        state = state or ProjectState()
+        if (state.fixed, state.models) != (self._fixed, self._models):
+            state = replace(state, fixed=self._fixed, models=self._models)
         state = self._materialized(instance, state)
         return state if ledger is None else self._sealed(ledger, state)
 
@@ -170,6 +172,8 @@ class ProjectArtifacts:
         seen, waiting, budget = dict(state.seen), list(state.waiting), self._limit
         places, unplaced, tables = dict(state.places), dict(state.unplaced), set(state.tables)
         changed = _changed(instance, seen)
+        if not changed and not waiting:
+            return state
         for last, asset in changed:
             if budget <= 0:
                 break

@@ -306,6 +306,8 @@ def test_the_path_tells_where_the_server_goes_by_the_path_and_the_name_where_it_
     assert (artifacts.artifact(download).model, artifacts.artifact(download).version) == ("churn", "3")
     by_name = mlflow("model-versions/get-artifact", container="1/0a1b", object="model/model.pkl", model="toy", model_version="1")
     assert (artifacts.artifact(by_name).model, artifacts.artifact(by_name).version) == ("toy", "1")
+    unknown = mlflow("mlflow-artifacts/artifacts", container="1/ffff", object="model/model.pkl", model="toy")
+    assert artifacts.artifact(unknown).kind == "unresolved"
     astray = mlflow("mlflow-artifacts/artifacts", container="1/0a1b", object="x/../../model", model="toy")
     assert artifacts.artifact(astray).kind == "unresolved"
 
@@ -383,6 +385,7 @@ def test_a_map_is_told_by_its_digest() -> None:
     assert one.artifact(event(container="lake", object="c")).kind == "unresolved"
     assert more.artifact(event(container="lake", object="c")).asset == "c"
     assert more.knowing() == one
+    assert more.knowing(Knowledge(locations=(materialized("s3://lake/c", "c"),))) is more
     assert one.digest.startswith("blake3:")
 
 
