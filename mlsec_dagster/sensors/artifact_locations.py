@@ -42,6 +42,7 @@ MODEL_KINDS = frozenset(
 )
 """Kinds (`kinds={"sklearn"}`, the tag `dagster/kind/sklearn`) of assets that are models."""
 
+_PER_QUERY = 1000
 _KEPT = 16  # Places that are remembered of one partition: an asset that writes to a new path each time would otherwise fill the memory.
 
 Subject = tuple[str, str | None]
@@ -199,8 +200,12 @@ class ProjectArtifacts:
         for storage_id, asset in now:
             ids_of.setdefault(asset, []).append(storage_id)
         for asset, ids in ids_of.items():
-            for record in _compat.materializations_by_storage_id(instance, dg.AssetKey.from_user_string(asset), ids).values():
-                self._note(asset, record, places, unplaced, tables)
+            for start in range(0, len(ids), _PER_QUERY):
+                some = _compat.materializations_by_storage_id(
+                    instance, dg.AssetKey.from_user_string(asset), ids[start : start + _PER_QUERY]
+                )
+                for record in some.values():
+                    self._note(asset, record, places, unplaced, tables)
         return replace(
             state,
             seen=seen,
@@ -225,7 +230,7 @@ class ProjectArtifacts:
         if uris:
             _add(places, subject, record.storage_id, uris)
             unplaced.pop(asset, None)
-        elif told and not any(each[0] == asset for each in places):
+        elif told and subject not in places:
             unplaced[asset] = told[0][:200]
         elif not told and metadata.get(TABLE):
             tables.add(asset)

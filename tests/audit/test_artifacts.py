@@ -70,7 +70,7 @@ def test_a_uri_leads_to_the_container_and_the_object_that_logs_name(uri: str, lo
             "abfss://lake@acme.dfs.core.windows.net/a//b",
             "https://acme.blob.core.windows.net/lake/%2e%2e/x",
         ),
-        *("file://server/share", "http://[::1/x", "runs:/", "s3://lake/\0"),
+        *("s3://lake/" + "a/" * 5000, "file://server/share", "http://[::1/x", "runs:/", "s3://lake/\0"),
     ],
 )
 def test_what_leads_nowhere_that_can_be_told_is_refused(uri: str) -> None:

@@ -125,9 +125,10 @@ def test_the_adls_io_manager_is_placed_by_its_configuration(instance: dg.Dagster
     lake = ADLS2Resource(storage_account="acme", credential=ADLS2SASToken(token="x"))
     defs = dg.Definitions([raw], resources={"io_manager": ADLS2PickleIOManager(adls2=lake, adls2_file_system="fs", lease_duration=60)})
     report(instance, "lake/raw", "2026-01-01", path=dg.MetadataValue.path("dagster/lake/raw/2026-01-01"))
-    artifacts = ArtifactMap(knowledge=[ProjectArtifacts(defs).read(instance).knowledge])
     read = event(source="azure.monitor", container="acme/fs", object="dagster/lake/raw/2026-01-01")
-    assert artifacts.artifact(read).partition == "2026-01-01"
+    for project in (defs, mlsec.guard(defs, datasets=[raw]), mlsec.guard(defs, datasets=[raw]).get_repository_def()):
+        artifacts = ArtifactMap(knowledge=[ProjectArtifacts(project).read(instance).knowledge])
+        assert artifacts.artifact(read).partition == "2026-01-01"
 
 
 def test_what_an_io_manager_of_the_user_does_is_not_guessed(instance: dg.DagsterInstance) -> None:
