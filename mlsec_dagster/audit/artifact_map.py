@@ -119,9 +119,7 @@ class ArtifactMap:
 
     def by_location(self, location: Location) -> tuple[Artifact | None, int]:
         """The artifact that a location lies in, and how many components of it tell so."""
-        found, depth, rank = self._tree.find(location)
-        if found is not None and found.kind == "model" and rank > MATERIALIZATION:
-            return found, depth
+        found, depth = self._tree.find(location)
         template, longer = self.by_template(location)
         if template is not None and longer > depth:
             return (completed(template, found) if found is not None else template), longer
@@ -231,7 +229,7 @@ class ArtifactMap:
                     if _RANKS.get(artifact.by or "", MATERIALIZATION) != rank:
                         continue
                     location = locate(uri)
-                    if location is None:
+                    if location is None or not location.parts:  # A whole bucket is nobody's but the user's to give away.
                         unplaced.append(uri)
                         continue
                     self._tree.add(location, self._as_model(artifact), rank)
