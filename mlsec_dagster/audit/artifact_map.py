@@ -82,7 +82,9 @@ class ArtifactMap:
         self._build()
 
     def knowing(self, *knowledge: Knowledge) -> Self:
-        """The same map with other knowledge, in place of what it had: the newest knows all that the one before did."""
+        """The same map with this knowledge in place of what it had; the very same one, which remembers its answers, if that is no news."""
+        if knowledge == self._knowledge:
+            return self
         other = copy.copy(self)
         other._knowledge = knowledge
         other.__dict__.pop("digest", None)
@@ -117,9 +119,7 @@ class ArtifactMap:
 
     def by_location(self, location: Location) -> tuple[Artifact | None, int]:
         """The artifact that a location lies in, and how many components of it tell so."""
-        found, depth, rank = self._tree.find(location)
-        if found is not None and found.kind == "model" and rank > MATERIALIZATION:
-            return found, depth
+        found, depth = self._tree.find(location)
         template, longer = self.by_template(location)
         if template is not None and longer > depth:
             return (completed(template, found) if found is not None else template), longer
@@ -168,15 +168,17 @@ class ArtifactMap:
     def _decide(self, access: Access) -> Artifact:
         places = self.places(access)
         found, location = None, places[0] if places else None
-        if access.source == "mlflow.audit" and access.resource_type in _BY_NAME:
-            found = self.by_name(access)  # The server finds what to answer with by the name; a path it takes below that.
+        # Where MLflow's server goes by a name, a path is below that; where it goes by a path, a name that is added to it means nothing.
+        by_name = access.source != "mlflow.audit" or access.object is None or access.resource_type in _BY_NAME
+        if by_name and access.source == "mlflow.audit":
+            found = self.by_name(access)
         if found is None and places is not None:
             deepest = -1
             for place in places:
                 candidate, depth = self.by_location(place)
                 if candidate is not None and depth > deepest:
                     found, location, deepest = candidate, place, depth
-            found = found or self.by_name(access) or self.by_digest(access)
+            found = found or (self.by_name(access) if by_name else None) or self.by_digest(access)
         if found is None:
             named = places is None or any(place.store in _FILES and place.parts for place in places)
             found = UNRESOLVED if named or access.plane == "data" or access.model else NONE
@@ -227,7 +229,7 @@ class ArtifactMap:
                     if _RANKS.get(artifact.by or "", MATERIALIZATION) != rank:
                         continue
                     location = locate(uri)
-                    if location is None:
+                    if location is None or not location.parts:  # A whole bucket is nobody's but the user's to give away.
                         unplaced.append(uri)
                         continue
                     self._tree.add(location, self._as_model(artifact), rank)

@@ -60,6 +60,7 @@ class Access(NamedTuple):
     digest: str | None = None
 
 
+_LONGEST: Final = 8192  # No store has longer names; whoever reports one fills the memory with it.
 _SCHEMES: Final = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"}
 _AZURE: Final = frozenset({"abfs", "abfss", "wasb", "wasbs", "az"})
 _NAMED: Final = frozenset({"azureml", "kubernetes", "aws", "gcp"})
@@ -73,6 +74,8 @@ def locate(uri: str) -> Location | None:
     and Azure storage), MLflow's runs, models and mlflow-artifacts; and of ours `wandb://entity/project/artifact`, `azureml://registry/asset`,
     `kubernetes://namespace/resource/name`, `aws://sagemaker/name` and `gcp://aiplatform/projects/…` for what events name otherwise.
     """
+    if len(uri) > _LONGEST:
+        return None
     if uri.startswith("/"):
         return _file(uri)
     scheme, separator, rest = uri.partition(":")

@@ -50,15 +50,15 @@ class PrefixTree:
         else:
             node.artifact = completed(node.artifact, artifact)
 
-    def find(self, location: Location) -> tuple[Artifact | None, int, int]:
-        """The artifact of the longest location that is a prefix of this one by whole components, its depth, and whose word it is.
+    def find(self, location: Location) -> tuple[Artifact | None, int]:
+        """The artifact of the longest location that is a prefix of this one by whole components, and its depth.
 
-        Below a model, what is told by somebody whose word counts less only completes it: whoever can materialize an asset cannot take
-        the files of a registered model out of sight.
+        Data that lies below a model by the word of somebody who counts less only completes it: whoever can materialize an asset cannot
+        take the files of a registered model out of sight.
         """
         node = self._roots.get((location.store, location.container))
         if node is None:
-            return None, 0, 0
+            return None, 0
         best, depth, rank = node.artifact, 0, node.rank
         for level, part in enumerate(location.parts, 1):
             if node.below is None:
@@ -68,11 +68,11 @@ class PrefixTree:
                 break
             if node.artifact is None:
                 continue
-            if best is not None and best.kind == "model" and rank > node.rank:
+            if best is not None and best.kind == "model" and rank > node.rank and node.artifact.kind != "model":
                 best, depth = completed(best, node.artifact), level
             else:
                 best, depth, rank = node.artifact, level, node.rank
-        return best, depth, rank
+        return best, depth
 
 
 def completed(artifact: Artifact, other: Artifact) -> Artifact:

@@ -42,6 +42,7 @@ MODEL_KINDS = frozenset(
 )
 """Kinds (`kinds={"sklearn"}`, the tag `dagster/kind/sklearn`) of assets that are models."""
 
+_PER_QUERY = 1000
 _KEPT = 16  # Places that are remembered of one partition: an asset that writes to a new path each time would otherwise fill the memory.
 
 Subject = tuple[str, str | None]
@@ -162,7 +163,9 @@ class ProjectArtifacts:
         Raises:
             LedgerError: A statement of the ledger is not what was signed.
         """
-        state = replace(state or ProjectState(), fixed=self._fixed, models=self._models)
+        state = state or ProjectState()
+        if (state.fixed, state.models) != (self._fixed, self._models):
+            state = replace(state, fixed=self._fixed, models=self._models)
         state = self._materialized(instance, state)
         return state if ledger is None else self._sealed(ledger, state)
 
@@ -170,6 +173,8 @@ class ProjectArtifacts:
         seen, waiting, budget = dict(state.seen), list(state.waiting), self._limit
         places, unplaced, tables = dict(state.places), dict(state.unplaced), set(state.tables)
         changed = _changed(instance, seen)
+        if not changed and not waiting:
+            return state
         for last, asset in changed:
             if budget <= 0:
                 break
@@ -195,8 +200,12 @@ class ProjectArtifacts:
         for storage_id, asset in now:
             ids_of.setdefault(asset, []).append(storage_id)
         for asset, ids in ids_of.items():
-            for record in _compat.materializations_by_storage_id(instance, dg.AssetKey.from_user_string(asset), ids).values():
-                self._note(asset, record, places, unplaced, tables)
+            for start in range(0, len(ids), _PER_QUERY):
+                some = _compat.materializations_by_storage_id(
+                    instance, dg.AssetKey.from_user_string(asset), ids[start : start + _PER_QUERY]
+                )
+                for record in some.values():
+                    self._note(asset, record, places, unplaced, tables)
         return replace(
             state,
             seen=seen,
@@ -221,7 +230,7 @@ class ProjectArtifacts:
         if uris:
             _add(places, subject, record.storage_id, uris)
             unplaced.pop(asset, None)
-        elif told and not any(each[0] == asset for each in places):
+        elif told and subject not in places:
             unplaced[asset] = told[0][:200]
         elif not told and metadata.get(TABLE):
             tables.add(asset)

@@ -70,7 +70,7 @@ def test_a_uri_leads_to_the_container_and_the_object_that_logs_name(uri: str, lo
             "abfss://lake@acme.dfs.core.windows.net/a//b",
             "https://acme.blob.core.windows.net/lake/%2e%2e/x",
         ),
-        *("file://server/share", "http://[::1/x", "runs:/", "s3://lake/\0"),
+        *("s3://lake/" + "a/" * 5000, "file://server/share", "http://[::1/x", "runs:/", "s3://lake/\0"),
     ],
 )
 def test_what_leads_nowhere_that_can_be_told_is_refused(uri: str) -> None:
@@ -240,16 +240,46 @@ def test_the_first_of_two_models_with_one_source_keeps_it() -> None:
 
 def test_whoever_can_materialize_an_asset_cannot_take_a_models_files_out_of_sight() -> None:
     artifacts = knowing(
-        registered("s3://lake/m/3", "churn", "3"), materialized("s3://lake/m/3/model.pkl", "harmless"), materialized("s3://lake/", "all")
+        registered("s3://lake/m/3", "churn", "3"), materialized("s3://lake/m/3/model.pkl", "harmless"), materialized("s3://lake/m", "all")
     )
     found = artifacts.artifact(event(container="lake", object="m/3/model.pkl"))
     assert (found.kind, found.model, found.version, found.asset) == ("model", "churn", "3", "harmless")
 
 
+def test_whoever_can_register_a_model_cannot_claim_what_others_have() -> None:
+    artifacts = ArtifactMap(
+        templates={"s3://ml/teams/{model}/{version}/": "model"},
+        models=["delay"],
+        knowledge=[
+            Knowledge(
+                locations=(
+                    registered("s3://ml/", "thief", "1"),
+                    registered("s3://ml/teams", "thief", "2"),
+                    registered("s3://ml/a", "thief", "3"),
+                )
+            ),
+            Knowledge(
+                locations=(
+                    registered("s3://ml/a/b", "churn", "1"),
+                    materialized("s3://ml/a/c", "delay"),
+                    materialized("s3://ml/a/d", "raw"),
+                )
+            ),
+        ],
+    )
+    assert artifacts.unplaced == ("s3://ml/",)
+    assert artifacts.artifact(event(container="ml", object="teams/fraud/7/x")).model == "fraud"
+    assert artifacts.artifact(event(container="ml", object="a/b/x")).model == "churn"
+    assert artifacts.artifact(event(container="ml", object="a/c/x")).model == "delay"
+    assert artifacts.artifact(event(container="ml", object="a/d/x")).asset == "raw"
+    assert artifacts.artifact(event(container="ml", object="z")).kind == "unresolved"
+
+
 def test_a_template_wins_over_a_shorter_location_and_a_location_over_a_template_of_its_length() -> None:
     artifacts = ArtifactMap(
         templates={"s3://lake/{asset}/{partition}/": "dataset"},
-        knowledge=[Knowledge(locations=(materialized("s3://lake/", "all"), materialized("s3://lake/raw/1", "named", "one")))],
+        knowledge=[Knowledge(locations=(materialized("s3://lake/raw/1", "named", "one"),))],
+        locations={"s3://lake/": "all"},
     )
     assert artifacts.artifact(event(container="lake", object="raw/2/x")).asset == "raw"
     assert artifacts.artifact(event(container="lake", object="raw/1/x")).asset == "named"
@@ -306,6 +336,8 @@ def test_the_path_tells_where_the_server_goes_by_the_path_and_the_name_where_it_
     assert (artifacts.artifact(download).model, artifacts.artifact(download).version) == ("churn", "3")
     by_name = mlflow("model-versions/get-artifact", container="1/0a1b", object="model/model.pkl", model="toy", model_version="1")
     assert (artifacts.artifact(by_name).model, artifacts.artifact(by_name).version) == ("toy", "1")
+    unknown = mlflow("mlflow-artifacts/artifacts", container="1/ffff", object="model/model.pkl", model="toy")
+    assert artifacts.artifact(unknown).kind == "unresolved"
     astray = mlflow("mlflow-artifacts/artifacts", container="1/0a1b", object="x/../../model", model="toy")
     assert artifacts.artifact(astray).kind == "unresolved"
 
@@ -383,6 +415,7 @@ def test_a_map_is_told_by_its_digest() -> None:
     assert one.artifact(event(container="lake", object="c")).kind == "unresolved"
     assert more.artifact(event(container="lake", object="c")).asset == "c"
     assert more.knowing() == one
+    assert more.knowing(Knowledge(locations=(materialized("s3://lake/c", "c"),))) is more
     assert one.digest.startswith("blake3:")
 
 

@@ -29,7 +29,7 @@ def test_a_path_never_resolves_to_a_location_that_is_no_prefix_of_it(
     places: list[tuple[str, str]], bucket: str, path: str, source: str
 ) -> None:
     scheme = "s3" if source == "aws.cloudtrail" else "gs"
-    uris = [f"{scheme}://{container}/{name}" for container, name in places]
+    uris = [f"{scheme}://{container}/{name}" for container, name in places if name]
     artifacts = ArtifactMap(
         knowledge=[Knowledge(locations=tuple((uri, Artifact("dataset", asset=uri, by="materialization")) for uri in uris if locate(uri)))]
     )
