@@ -229,19 +229,14 @@ class _Tail:
             return []
         if self._project is None:
             self._project = ProjectArtifacts(context.repository_def)
-        known = self._project.read(context.instance, self._known, ledger=ledger)
-        knowledge = [known.knowledge]
-        changed = known != self._known
+        self._known = self._project.read(context.instance, self._known, ledger=ledger)
+        knowledge = [self._known.knowledge]
         uri = self._registry or os.environ.get("MLFLOW_TRACKING_URI")
         if uri:
             self._registry = uri if isinstance(uri, MlflowRegistry) else MlflowRegistry(uri)
-            registered = self._registry.read(self._registered)
-            changed |= registered != self._registered
-            self._registered = registered
-            knowledge.append(registered.knowledge)
-        if changed:
-            self._known = known
-            self._ingestion.translator = self._artifacts.knowing(*knowledge)
+            self._registered = self._registry.read(self._registered)
+            knowledge.insert(0, self._registered.knowledge)  # What is registered is a model, whoever materialized it.
+        self._artifacts = self._ingestion.translator = self._artifacts.knowing(*knowledge)
         return [sentence for each in knowledge for sentence in each.unseen]
 
     def _evaluated(self, text: str | None, marks: list[Watermark]) -> tuple[Cursor, list[Any]]:
