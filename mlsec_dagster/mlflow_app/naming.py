@@ -12,6 +12,7 @@ https://mlflow.org/docs/latest/api_reference/rest-api.html
 
 import json
 import re
+from collections.abc import Container
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote
 
@@ -40,6 +41,34 @@ _CAMEL: Final = re.compile(r"(?<=[a-z])([A-Z])")
 def has_body(route: str) -> bool:
     """Whether the body of such a request may name something: it is JSON, never a file."""
     return route.startswith(("mlflow/", "mlflow-artifacts/mpu/", "graphql")) and not route.startswith("mlflow/upload-artifact")
+
+
+_MADE: Final = frozenset(
+    {
+        *(("POST", "mlflow/model-versions/create"), ("GET", "mlflow/registered-models/alias")),
+        *(("POST", "mlflow/runs/create"), ("POST", "mlflow/experiments/create"), ("POST", "mlflow/logged-models")),
+    }
+)
+
+
+def is_answered(method: str, route: str) -> bool:
+    """Whether only the answer tells what the request was about: the number of a new version, or the one behind an alias."""
+    return (method, route) in _MADE
+
+
+def answered(body: bytes) -> dict[str, str]:
+    """What the answer to such a request names; nothing if it is not understood."""
+    try:
+        answer = _object(body)
+    except (ValueError, RecursionError):
+        return {}
+    inner: Any = answer.get("model_version") or answer.get("run") or answer.get("model") or answer
+    if isinstance(inner, dict):
+        inner = cast("dict[str, Any]", inner)
+        inner = inner.get("info", inner)
+    return (
+        {} if not isinstance(inner, dict) else _names(cast("dict[str, Any]", inner), ("experiment", "run", "logged_model", "model_version"))
+    )
 
 
 def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, str]:
@@ -106,9 +135,11 @@ def _variables(members: dict[str, Any]) -> dict[str, Any]:
     return {_CAMEL.sub(lambda letter: "_" + letter[1].lower(), name): value for name, value in found.items()}
 
 
-def _names(members: dict[str, Any]) -> dict[str, str]:
+def _names(members: dict[str, Any], of: Container[str] | None = None) -> dict[str, str]:
     names: dict[str, str] = {}
     for name, keys in _MEMBERS:
+        if of is not None and name not in of:
+            continue
         for key in keys:
             text = _text(members.get(key))
             if text:

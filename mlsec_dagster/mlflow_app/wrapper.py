@@ -2,8 +2,8 @@
 
     app = AuditedApp(fastapi_app, log, authentication="basic")
 
-Pure ASGI: a message is looked at and passed on at once, whatever its size, so streams stay streams. Of bodies, only the first
-64 KiB of those that can name something (`naming.has_body`) are remembered while they pass.
+Pure ASGI: a message is looked at and passed on at once, whatever its size, so streams stay streams. Of bodies, only those of up to
+64 KiB that can name something (`naming.has_body`, `naming.is_answered`) are remembered while they pass.
 
 Bytes are counted when they are handed to the connection. Servers take what is sent to a client that has left without saying so;
 to count what passed and not what was meant to, its leaving is listened for while the answer is sent.
@@ -48,9 +48,12 @@ class Access:
         user: Whom the server authenticated.
     """
 
-    __slots__ = ("_body", "bytes_in", "bytes_out", "ended", "left", "status", "tapped", "time", "unread", "user")
+    __slots__ = (
+        *("_answer", "_announced", "_body", "answering", "bytes_in", "bytes_out", "ended", "left", "status", "tapped", "time", "unread"),
+        "user",
+    )
 
-    def __init__(self, *, tapped: bool) -> None:
+    def __init__(self, *, tapped: bool, answering: bool = False) -> None:
         self.user: str | None = None
         self.time = now()
         self.status: int | None = None
@@ -60,7 +63,10 @@ class Access:
         self.left = False
         self.tapped = tapped
         self.unread = False
+        self.answering = answering
         self._body: list[bytes] = []
+        self._answer: list[bytes] = []
+        self._announced: int | None = None
 
     def came(self, message: Message) -> None:
         """A message of the client."""
@@ -82,13 +88,22 @@ class Access:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
+            self._announced = _length(message)
         elif kind == "websocket.accept":
             self.status = 101
         elif kind == "websocket.close":
             self.status, self.ended = self.status or 403, True
         elif kind in ("http.response.body", "websocket.http.response.body"):
-            self.bytes_out += len(_bytes(message))
-            self.ended = not message.get("more_body", False)
+            body = _bytes(message)
+            self.bytes_out += len(body)
+            # A client that has all that was announced may leave before it is told that there is no more.
+            self.ended = not message.get("more_body", False) or self.bytes_out == self._announced
+            if self.answering and body:
+                if self.bytes_out > naming.BODY_BYTES:
+                    self.answering = False
+                    self._answer.clear()
+                else:
+                    self._answer.append(bytes(body))
         elif kind == "websocket.send":
             self.bytes_out += len(_bytes(message))
 
@@ -96,6 +111,11 @@ class Access:
     def body(self) -> bytes | None:
         """The body, if it was small and could name something."""
         return b"".join(self._body) if self.tapped else None
+
+    @property
+    def answer(self) -> bytes | None:
+        """The answer's body, if it was small, tells what was made, and all went well."""
+        return b"".join(self._answer) if self.answering and self.status == 200 else None
 
 
 CURRENT: ContextVar[Access | None] = ContextVar("mlsec_access", default=None)
@@ -143,7 +163,8 @@ class AuditedApp:
 
     async def _access(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = route(scope["path"], self._prefix)
-        access = Access(tapped=scope["type"] == "http" and naming.has_body(asked))
+        http = scope["type"] == "http"
+        access = Access(tapped=http and naming.has_body(asked), answering=http and naming.is_answered(scope["method"], asked))
         scope["state"] = {**scope.get("state", {})}  # Ours, so that what is put in within is seen here.
         if extensions := scope.get("extensions"):
             scope["extensions"] = {name: extension for name, extension in extensions.items() if name not in _BYPASSES}
@@ -182,6 +203,8 @@ class AuditedApp:
         path = quote_from_bytes(raw, safe=_PRINTABLE)
         query = scope["query_string"].decode("latin-1")
         names, unread = _named(method, asked, query[:_TEXT], access)
+        if access.answer:
+            names |= naming.answered(access.answer)
         return Record(
             v=1,
             id=uuid4().hex,
@@ -312,6 +335,13 @@ def _headers(scope: Scope) -> dict[str, str]:
             key = name.decode()
             found[key] = f"{found[key]}, {text}"[:_TEXT] if key in found else text
     return found
+
+
+def _length(message: Message) -> int | None:
+    for name, value in message.get("headers", ()):
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
 
 
 def _bytes(message: Message) -> bytes:
