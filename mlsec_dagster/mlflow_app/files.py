@@ -147,9 +147,10 @@ class AccessLog:
                     self._wait(self._patience())
                 batch = [*islice(self._lines, _BATCH)]  # They leave the queue when they are written.
                 dropped = self._dropped
+                last = self._stopping and len(batch) < _BATCH
             told = [self._dropped_line(dropped, self.server)] if dropped else []
             written = self._write([*batch, *told])
-            if self._stopping and len(batch) < _BATCH:
+            if last:
                 self._end()
             elif self._due():
                 self._sync()
