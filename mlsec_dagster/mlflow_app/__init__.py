@@ -6,6 +6,6 @@
 It is `basic-auth` with an audit log around it: whoever was not let in before is not let in now, and is in the log. The log's
 format is that of `mlsec_dagster.audit.sources.mlflow`, which reads it.
 
-`entry` is what MLflow loads, `application` puts the parts together, `wrapper` sees the requests, `naming` says what they are
-about, `files` writes. Nothing is imported here.
+`entry` is what MLflow loads, `application` puts the parts together, `wrapper` sees requests pass, `access` is what is
+known of one, `naming` says what it is about, `lines` puts it into words, `files` writes. Nothing is imported here.
 """

@@ -14,10 +14,11 @@ from typing import Any
 
 from packaging.version import Version
 
+from mlsec_dagster.mlflow_app.access import CURRENT
 from mlsec_dagster.mlflow_app.files import AccessLog
 from mlsec_dagster.mlflow_app.lines import dropped
 from mlsec_dagster.mlflow_app.settings import AUTHENTICATION, RefusedError, settings_from
-from mlsec_dagster.mlflow_app.wrapper import CURRENT, AuditedApp
+from mlsec_dagster.mlflow_app.wrapper import AuditedApp
 
 LEAST = "3.17"
 """The first MLflow whose `basic-auth` protects native routes and tells whom it authenticated in the way that is read here."""
@@ -53,8 +54,9 @@ def prepare(options: Mapping[str, Any]) -> None:
     """
     if options.get("gunicorn_opts") is not None or options.get("waitress_opts") is not None:
         raise RefusedError("The audit log needs uvicorn, MLflow's default: leave --gunicorn-opts and --waitress-opts away.")
+    settings = settings_from(os.environ)
     _check_version()
-    if settings_from(os.environ).authentication == "none":
+    if settings.authentication == "none":
         return
     authentication, errors = _part("mlflow.server.auth"), _part("mlflow.exceptions")
     try:
@@ -65,7 +67,8 @@ def prepare(options: Mapping[str, Any]) -> None:
             f"{error.message}\n\nMLflow's authentication is on unless {AUTHENTICATION}=none says that everybody may do everything."
         ) from error
     os.environ["_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED"] = "true"
-    os.environ.setdefault("_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN", secrets.token_hex(32))
+    if _part("mlflow.environment_variables").MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():  # Jobs log in with it, in all workers alike.
+        os.environ.setdefault("_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _authenticating() -> Any:

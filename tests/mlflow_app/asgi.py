@@ -9,9 +9,10 @@ import msgspec
 
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.sources.mlflow import Record, read
+from mlsec_dagster.mlflow_app.access import Message
 from mlsec_dagster.mlflow_app.files import AccessLog
 from mlsec_dagster.mlflow_app.lines import dropped
-from mlsec_dagster.mlflow_app.wrapper import App, AuditedApp, Message
+from mlsec_dagster.mlflow_app.wrapper import App, AuditedApp
 
 
 def log_in(directory: Path, **options: Any) -> AccessLog:

@@ -21,9 +21,11 @@ import click
 import pytest
 
 from mlsec_dagster.audit.events import AuditEvent
+from mlsec_dagster.audit.ocsf import from_ocsf, to_ocsf
 from mlsec_dagster.demo.registry import ADMIN, Registry, running_registry
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.mlflow_app.application import prepare
+from tests.audit.ocsf_schema import problems
 from tests.mlflow_app.asgi import records
 from tests.mlflow_app.conftest import ENTRY_POINT, ROOT
 
@@ -279,6 +281,14 @@ def test_every_access_is_told_once_by_the_worker_that_served_it_in_a_file_of_its
     assert {S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
+def test_all_that_was_told_is_valid_ocsf_and_comes_back(registry: Registry, model: Model) -> None:
+    events = [row for row in registry.accesses() if isinstance(row, AuditEvent)]
+    assert len(events) == len(registry.accesses()) > 4
+    for event in events:
+        assert problems(to_ocsf(event)) == []
+        assert from_ocsf(to_ocsf(event)) == event
+
+
 def test_no_password_is_anywhere_in_the_log(registry: Registry) -> None:
     registry.ask("POST", "/api/2.0/mlflow/users/create", {"username": "carol", "password": "carols-very-own-password"})
     await_only(
@@ -349,7 +359,7 @@ from mlsec_dagster.mlflow_app.entry import create_app
 app = create_app()
 async def ask():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-        return await client.get("/api/3.0/mlflow/server-info", auth=("alice", "made up"))
+        return await client.get("/api/2.0/mlflow/experiments/get?experiment_id=0", auth=("alice", "made up"))
 print(asyncio.run(ask()).status_code)
 """
     environment = bare(entry_point, MLSEC_MLFLOW_AUDIT_DIR=str(tmp_path / "log"), MLSEC_MLFLOW_AUTH="none")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mlsec_dagster.audit.events import AuditEvent
 from mlsec_dagster.audit.sources.mlflow import Record
+from mlsec_dagster.mlflow_app.access import CURRENT
 from mlsec_dagster.mlflow_app.lines import line
-from mlsec_dagster.mlflow_app.wrapper import CURRENT, App, AuditedApp
+from mlsec_dagster.mlflow_app.wrapper import App, AuditedApp
 from tests.mlflow_app.asgi import Client, answering, log_in, records, rows, scope, serve
 
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/7/0a1b/artifacts/model/model.pkl"

@@ -18,7 +18,7 @@ writes it, with the same `Record`.
 | `user` | text, null | whom the server authenticated; null if nobody, also where a Basic header was refused (401, 403) |
 | `denied` | text, null | whom the server had authenticated before it denied the request (403): knew the password, lacked the permission |
 | `auth` | text, null | by what: "basic", the authorization function, or "anonymous" where the server authenticates nobody |
-| `address`, `port` | text, integer, null | the peer of the connection; without a port, the client that a proxy named which the server trusts |
+| `address`, `port` | text, integer, null | the peer of the connection; without a port, what a trusted proxy named |
 | `forwarded` | text, null | X-Forwarded-For, a claim |
 | `user_agent` | text, null | |
 | `server` | text | host and process id |
