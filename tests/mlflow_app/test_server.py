@@ -359,7 +359,7 @@ from mlsec_dagster.mlflow_app.entry import create_app
 app = create_app()
 async def ask():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-        return await client.get("/api/2.0/mlflow/experiments/get?experiment_id=0", auth=("alice", "made up"))
+        return await client.get("/", auth=("alice", "made up"))
 print(asyncio.run(ask()).status_code)
 """
     environment = bare(entry_point, MLSEC_MLFLOW_AUDIT_DIR=str(tmp_path / "log"), MLSEC_MLFLOW_AUTH="none")
