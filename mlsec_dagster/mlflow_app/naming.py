@@ -13,8 +13,9 @@ https://mlflow.org/docs/latest/api_reference/rest-api.html
 import json
 import re
 from collections.abc import Container
+from posixpath import normpath
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlparse, urlunparse
 
 BODY_BYTES: Final = 64 << 10
 """Bodies that are longer are not looked into."""
@@ -105,12 +106,27 @@ def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, 
 
 def _place(path: str) -> dict[str, str]:
     """Where a path below the artifact root lies, by MLflow's own layout of the root."""
-    while (decoded := unquote(path)) != path:  # So does `mlflow.utils.uri.validate_path_is_safe`.
-        path = decoded
+    path = _plain(path)
     found = _LOGGED.match(path) or _RUN.match(path)
     if found is None:
         return {"artifact": path} if path else {}
     return {name: text for name, text in found.groupdict().items() if text}
+
+
+def _plain(path: str) -> str:
+    """The path that the server opens: it decodes a path until nothing changes, and loses line breaks in it (`mlflow.utils.uri._decode`).
+
+    Of dots and double slashes the storage makes nothing either.
+    """
+    for _ in range(10):
+        try:
+            decoded = urlunparse(urlparse(unquote(path)))
+        except ValueError:
+            break
+        if decoded == path:
+            break
+        path = decoded
+    return normpath(path).lstrip("/") if path else ""
 
 
 def _object(body: bytes) -> dict[str, Any]:

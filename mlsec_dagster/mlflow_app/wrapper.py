@@ -120,7 +120,7 @@ class AuditedApp:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         path = quote_from_bytes(raw, safe=_PRINTABLE)
         query = scope["query_string"].decode("latin-1")
-        names, unread = _named(method, asked, query[:_TEXT], access)
+        names, unread = _named(method, asked[:_TEXT], query[:_TEXT], access)
         if access.answer:
             names |= naming.answered(access.answer)
         return Record(

@@ -77,6 +77,11 @@ def test_a_path_that_is_escaped_again_and_again_is_read_as_mlflow_reads_it(times
     assert named("GET", "mlflow-artifacts/artifacts/" + path, "", None)["artifact"] == "model/a b.pkl"
 
 
+@pytest.mark.parametrize("path", ["7/./0a1b/artifacts//f", "/7/0a1b/artifacts/f", "7/0a1b/artifacts/f%0A", "7/0a1b/art%0aifacts/x/%2e./f"])
+def test_a_path_that_the_storage_takes_for_another_is_told_as_that(path: str) -> None:
+    assert named("GET", "mlflow-artifacts/artifacts/" + path, "", None) == {"experiment": "7", "run": "0a1b", "artifact": "f"}
+
+
 @pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff", b'"{"', b"1", b"[" * 50_000])
 def test_a_body_that_is_no_object_is_not_taken_for_an_empty_one(body: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):

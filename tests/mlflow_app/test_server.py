@@ -211,6 +211,29 @@ def test_the_ways_of_the_user_interface_to_a_file_are_told(registry: Registry, m
         assert (event.container, event.model, event.model_version) == expected
 
 
+def test_a_disguised_path_is_told_as_the_file_that_was_served(registry: Registry, model: Model) -> None:
+    served = 0
+    disguises = (
+        "mod%0Ael.pkl",
+        "%256dodel.pkl",
+        "%25256dodel.pkl",
+        "model.pkl%3F",
+        ".%2Fmodel.pkl",
+        "%2Fmodel.pkl",
+        "model.pkl%3B",
+        "%09model.pkl",
+    )
+    for disguise in disguises:
+        mark = uuid4().hex
+        path = model.path.replace("model.pkl", disguise)
+        answer = raw(registry, "GET", path, login("bob", registry.credentials["bob"]), f"User-Agent: {mark}")
+        event = await_only(registry, lambda row, mark=mark: row.user_agent == mark)
+        if CONTENT in answer:
+            served += 1
+            assert (event.container, event.object) == (f"{model.experiment}/{model.run}", "model/model.pkl"), disguise
+    assert served > 2
+
+
 def test_a_multipart_upload_is_told_where_the_storage_does_not_know_it_too(registry: Registry, model: Model) -> None:
     for step in ("create", "complete", "abort"):
         path = f"/api/2.0/mlflow-artifacts/mpu/{step}/{model.experiment}/{model.run}/artifacts/model"
