@@ -156,6 +156,45 @@ def test_another_version_of_the_mlflow_format_is_not_guessed_at() -> None:
     assert isinstance(row, Quarantined)
 
 
+def mlflow_event(method: str, path: str, **members: object) -> AuditEvent:
+    return only(
+        MLFLOW,
+        msgspec.json.encode({"v": 1, "id": "1", "time": "2026-01-02T03:04:06Z", "server": "s", "method": method, "path": path, **members}),
+    )
+
+
+def test_an_escape_or_a_prefix_in_an_mlflow_path_hides_nothing() -> None:
+    for path in (
+        "/api/2.0/mlflow/registered-models/alias",
+        "/api/2.0/mlflow/registered%2Dmodels/%61lias",
+        "/ajax-api/2.0/mlflow/registered-models/alias",
+    ):
+        assert mlflow_event("POST", path).action == "promote"
+        assert mlflow_event("POST", "/team" + path, prefix="/team").action == "promote"
+    assert mlflow_event("POST", "/team/api/2.0/mlflow/registered-models/alias").action == "create"  # Nobody said that this is a prefix.
+
+
+def test_an_mlflow_promotion_tells_both_the_version_and_what_it_became() -> None:
+    alias = mlflow_event("POST", "/api/2.0/mlflow/registered-models/alias", model="churn", model_version="3", alias="champion")
+    assert (alias.model, alias.model_version, alias.resource) == ("churn", "3", "models:/churn@champion")
+    stage = mlflow_event("POST", "/api/2.0/mlflow/model-versions/transition-stage", model="churn", model_version="3", stage="Production")
+    assert (stage.action, stage.model_version, stage.resource) == ("promote", "3", "models:/churn/Production")
+    asked = mlflow_event("GET", "/api/2.0/mlflow/registered-models/alias", model="churn", alias="champion")
+    assert asked.model_version == "champion"
+
+
+def test_whom_mlflow_denied_is_named_but_is_no_principal() -> None:
+    event = mlflow_event("DELETE", "/api/2.0/mlflow/registered-models/delete", status=403, denied="bob")
+    assert (event.outcome, event.principal, event.principal_name) == ("denied", None, "bob")
+
+
+def test_a_logged_model_of_mlflow_is_a_place_like_a_run() -> None:
+    event = mlflow_event(
+        "GET", "/api/2.0/mlflow-artifacts/artifacts/1/models/m-1/artifacts/f", experiment="1", logged_model="m-1", artifact="f"
+    )
+    assert (event.container, event.object) == ("1/models/m-1", "f")
+
+
 def test_mlflow_endpoints_are_told_by_what_they_do() -> None:
     told = {
         ("GET", "/api/2.0/mlflow-artifacts/artifacts"): ("read", "data"),
@@ -165,6 +204,12 @@ def test_mlflow_endpoints_are_told_by_what_they_do() -> None:
         ("GET", "/get-artifact"): ("read", "data"),
         ("GET", "/model-versions/get-artifact"): ("read", "data"),
         ("POST", "/ajax-api/2.0/mlflow/upload-artifact"): ("write", "data"),
+        ("GET", "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files"): ("read", "data"),
+        ("DELETE", "/api/2.0/mlflow/logged-models/m-1"): ("delete", "control"),
+        ("POST", "/api/2.0/mlflow/logged-models/search"): ("list", "control"),
+        ("POST", "/api/2.0/mlflow/artifacts/presigned-download-url"): ("read", "control"),
+        ("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url"): ("write", "control"),
+        ("GET", "/api/2.0/mlflow-artifacts/presigned/1/a/artifacts/m"): ("read", "control"),
         ("GET", "/api/2.0/mlflow/model-versions/get-download-uri"): ("read", "control"),
         ("POST", "/api/2.0/mlflow/model-versions/transition-stage"): ("promote", "control"),
         ("DELETE", "/api/2.0/mlflow/registered-models/alias"): ("update", "control"),
