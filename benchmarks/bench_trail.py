@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,7 @@ def _with_duckdb(folder: Path, logs: Path) -> float:
     start = time.perf_counter()
     duckdb.sql(
         "COPY (SELECT unnest(Records, recursive := false) AS record FROM read_json("
-        f"'{logs}/*.json.gz', maximum_object_size = 1073741824)) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
+        f"'{logs}/*.json.gz', maximum_object_size = 67108864)) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
     )
     seconds = time.perf_counter() - start
     target.unlink()
@@ -314,10 +315,11 @@ def idle_ticks(folder: Path) -> list[dict[str, Any]]:
 
 
 def _many_files(logs: Path, count: int) -> None:
-    name = "{account}_CloudTrail_eu-west-1_20260501T{hour:02}{minute:02}Z_{number:016}.json.gz"
+    today = datetime.now(UTC)
+    name = today.strftime("{account}_CloudTrail_eu-west-1_%Y%m%dT{hour:02}{minute:02}Z_{number:016}.json.gz")
     for start in range(0, count, 1000):
         hour, minute = divmod(start // 1000, 60)
-        folder = logs / f"AWSLogs/{start // 100_000:012}/CloudTrail/eu-west-1/2026/05/01"
+        folder = logs / f"AWSLogs/{start // 100_000:012}/CloudTrail/eu-west-1/{today:%Y/%m/%d}"
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(start, min(start + 1000, count)):
             os.close(

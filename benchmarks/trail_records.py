@@ -67,7 +67,7 @@ def record(number: int, chance: random.Random) -> dict[str, Any]:
             "managementEvent": True,
             "eventCategory": "Management",
         }
-    bucket, key = f"ml-{number % 5}", f"models/fraud-{number % 400}/{number % 9}/weights-{number % 97}.safetensors"
+    bucket, key = f"ml-{number % 5}", f"models/fraud-{number % 400}/{number % 9}/weights-{number % 7}.safetensors"
     return {
         **common,
         "eventSource": "s3.amazonaws.com",

@@ -175,7 +175,30 @@ class Ingestion:
         Raises:
             StoreError: A store, the trail or the place cannot be reached. What was committed before stays.
         """
-        return self._held(lambda report: self._tick(budget, report))
+        report = Report()
+        with self.database.read() as connection:
+            known = log_positions.known_location(connection, self.place.uri)
+            if known is not None:
+                self._location = known[0]
+            interrupted = known is not None and bool(log_positions.open_intents(connection, known[0]))
+        state = LocationState() if known is None else LocationState.read(known[1])
+        self._load_settled()
+        listed_at = time.time_ns() // 1000
+        waiting = self._unsettled(self.source.window(state.newest_object), report)
+        # Where nothing is to be done nobody is kept from doing it: most ticks hold nothing and write once.
+        if (waiting or interrupted or known is None) and not self._held(lambda: self._read_all(waiting, budget, report), report):
+            return report
+        self._change_state(
+            lambda now: msgspec.structs.replace(
+                now,
+                source=self.source.source,
+                listed_at=now.listed_at if report.behind or report.changed else listed_at,
+                newest_object=max(filter(None, (now.newest_object, report.newest_object)), default=None),
+                behind=report.behind,
+                rewritten=with_more(now.rewritten, report.rewritten),
+            )
+        )
+        return report
 
     def reconcile(self, budget: Budget) -> Report:
         """List everything, in as many calls as it takes: read what no window has shown, and find what is gone.
@@ -186,7 +209,9 @@ class Ingestion:
         Raises:
             StoreError: As `tick`.
         """
-        return self._held(lambda report: self._reconcile(budget, report))
+        report = Report()
+        self._held(lambda: self._reconcile(budget, report), report)
+        return report
 
     def state(self) -> LocationState:
         """What is known of this location.
@@ -198,38 +223,22 @@ class Ingestion:
             known = log_positions.known_location(connection, self.place.uri)
         return LocationState() if known is None else LocationState.read(known[1])
 
-    def _held(self, work: Callable[[Report], None]) -> Report:
-        report, holder = Report(), uuid4().hex
+    def _held(self, work: Callable[[], None], report: Report) -> bool:
+        """Work while nobody else reads this location; returns False, and says so, if somebody does."""
+        holder = uuid4().hex
         with self.database.write() as connection:
             self._location = log_positions.location_id(connection, self.place.uri)
             if not log_positions.take(connection, self._location, holder, _HOLD_SECONDS):
                 report.held_elsewhere = True
-                return report
+                return False
         try:
             self._recover(report)
             self._load_settled()
-            work(report)
+            work()
         finally:
             with self.database.write() as connection:
                 log_positions.give_back(connection, self._location, holder)
-        return report
-
-    def _tick(self, budget: Budget, report: Report) -> None:
-        listed_at = time.time_ns() // 1000
-        state = self.state()
-        waiting = self._unsettled(self.source.window(state.newest_object), report)
-        self._read_all(waiting, budget, report)
-        done = listed_at if not report.behind and not report.changed else state.listed_at
-        self._change_state(
-            lambda now: msgspec.structs.replace(
-                now,
-                source=self.source.source,
-                listed_at=done,
-                newest_object=max(filter(None, (now.newest_object, report.newest_object)), default=None),
-                behind=report.behind,
-                rewritten=with_more(now.rewritten, report.rewritten),
-            )
-        )
+        return True
 
     def _reconcile(self, budget: Budget, report: Report) -> None:
         everything = self._everything = self._everything or _Everything(self.place.list())
@@ -260,7 +269,7 @@ class Ingestion:
     # --- what is to be read
 
     def _load_settled(self) -> None:
-        if not self._loaded:
+        if not self._loaded and self._location >= 0:
             with self.database.read() as connection:
                 for position in log_positions.all_positions(connection, self._location):
                     if position.complete:

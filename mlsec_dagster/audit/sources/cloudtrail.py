@@ -135,7 +135,10 @@ def _event(record: _Record) -> AuditEvent:
         resource = record.resources[0]
         if resource.arn is None and len(record.resources) > 1:  # Of an object only the prefix of its ARN is told.
             resource = record.resources[1]
-        account, arn, kind = _text(resource.account), clean_again(_text(resource.arn)), _text(resource.type)
+        account, arn, kind = _text(resource.account), _text(resource.arn), _text(resource.type)
+        # Of an object it repeats bucket and key, which are clean already.
+        if arn is None or asked is None or key is None or arn != f"arn:aws:s3:::{container}/{key}" or asked.key != key:
+            arn = clean_again(arn)
     moved = record.additional_event_data
     # Calls of models are data, though Bedrock logs them as management events. Old records have no category.
     data = category == "Data" or name.startswith("Invoke") or (category is None and key is not None)
