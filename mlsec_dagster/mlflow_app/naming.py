@@ -99,8 +99,9 @@ def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, 
         names["logged_model"] = logged["logged_model"]
     if (proxied := _PROXIED.match(route)) is not None:
         below = names.pop("artifact", None)
-        # A multipart upload names the file in its body, a listing the directory in its query.
-        names |= _place("/".join(filter(None, (proxied["path"], below))))
+        # A multipart upload names the file in its body, a listing the directory in its query. Nothing else of them does the server look
+        # at here, so that a run in the query would stand in the log for the one in the path.
+        return _place("/".join(filter(None, (proxied["path"], below))))
     return names
 
 

@@ -98,3 +98,12 @@ def test_what_is_made_is_named_by_the_answer() -> None:
 
 def test_uploads_are_no_bodies_that_name() -> None:
     assert not any(map(has_body, ("mlflow-artifacts/artifacts/1/a/artifacts/f", "mlflow/upload-artifact", "v1/traces")))
+
+
+def test_what_a_query_names_does_not_stand_for_what_the_path_is():
+    path = "mlflow-artifacts/artifacts/1/models/m-secret/artifacts/model.pkl"
+    assert named("GET", path, "run_id=innocent&model_id=m-innocent&version=1", None) == {
+        "experiment": "1",
+        "logged_model": "m-secret",
+        "artifact": "model.pkl",
+    }

@@ -155,7 +155,7 @@ def test_deletions_are_told(registry: Registry, tmp_path: Path) -> None:
     assert await_only(registry, lambda row: row.operation == "POST runs/delete").container == other.run
 
 
-# A bearer token on tracking routes is left out: MLflow 3.17 answers 500 to it, with the plugin or without.
+# A bearer token on tracking routes is left out: MLflow 3.17 answers 500 to it.
 @pytest.mark.parametrize(
     ("route", "credentials"),
     [(route, credentials) for route in ("tracking", "artifacts") for credentials in ("none", "wrong", "unknown")]
