@@ -198,9 +198,8 @@ def _tell(uri: str, state: "LocationState", lag: float | None) -> None:
     for where, count in list(state.unresolved_sample.items())[:_LISTED]:
         say(f"        {count:,} to {where}")
     late = "" if lag is None else f", {duration(lag)} ago"
-    say(
-        f"    last access {told(None if state.last is None else state.last / 1e6)}{late}; read to the end of what was listed {told(state.listed_at)}"
-    )
+    last = told(None if state.last is None else state.last / 1e6)
+    say(f"    last access {last}{late}; read to the end of what was listed {told(state.listed_at)}")
     say(f"    everything last compared {told(state.reconciled_at)}")
     if state.behind:
         say(f"    {state.behind:,} log objects are waiting to be read", style="yellow")

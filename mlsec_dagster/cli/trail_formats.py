@@ -1,6 +1,7 @@
 """Rows of the trail as a table for people, as JSON, OCSF and CSV on stdout, and as a Parquet file.
 
-Every text of a row may have been chosen by an attacker. A terminal gets no control characters, a spreadsheet no formulas, and JSON is ASCII.
+Every text of a row may have been chosen by an attacker. A terminal gets no control characters, a spreadsheet no
+formulas, and JSON is ASCII.
 """
 
 # pyarrow brings no types of its own.
@@ -114,10 +115,13 @@ def print_csv(batches: "Batches") -> None:
     from mlsec_dagster.audit.schema import SCHEMA
 
     # To a file the texts go as they are; a terminal would obey them.
-    shown = visible if sys.stdout.isatty() else str
+    terminal = sys.stdout.isatty()
 
     def cell(value: object) -> object:
-        return shown(f"'{value}" if value.startswith(_FORMULA) else value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        harmless = f"'{value}" if value.startswith(_FORMULA) else value
+        return visible(harmless) if terminal else harmless
 
     _write(_csv([SCHEMA.names]))
     for batch in batches:

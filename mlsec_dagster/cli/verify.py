@@ -1,4 +1,4 @@
-"""`mlsec verify`: is the ledger what was signed, can it have been rolled back, is each trail what was sealed, is what was written sealed?"""
+"""`mlsec verify`: is the ledger what was signed, is each audit trail what was sealed, and was everything materialized sealed?"""
 
 import json
 import re
