@@ -102,21 +102,21 @@ def show(
     most = TABLE_ROWS if people and limit is None else limit
     # One more than is shown, to know whether there are more.
     found = rows(opened, wanted, most + 1 if most is not None and people else most)
-    with Progress() as progress:
-        batches = _counted(found, progress)
-        if parquet is not None:
-            say(f"{trail_formats.write_parquet(batches, Path(parquet)):,} rows written to {parquet}.", error=True)
-            return
-        try:
-            if people:
-                if trail_formats.print_table(batches, most or TABLE_ROWS):
-                    say(f"There are more than these {most or TABLE_ROWS:,}; choose, or give --limit.", error=True)
-            else:
-                _WRITERS[form or ""](batches)
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head` has read enough. What is still waiting goes nowhere, instead of into a message when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+    if parquet is not None:
+        with Progress() as progress:
+            count = trail_formats.write_parquet(_counted(found, progress), Path(parquet))
+        say(f"{count:,} rows written to {parquet}.", error=True)
+        return
+    try:
+        if most is not None and people:
+            if trail_formats.print_table(found, most):
+                say(f"There are more than these {most:,}; choose, or give --limit.", error=True)
+        else:
+            _WRITERS[form or ""](found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough. What is still waiting goes nowhere, instead of into a message when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ctx.exit(0)
 
 
 _WRITERS: Final[dict[str, Callable[[Iterator["pa.RecordBatch"]], None]]] = {
@@ -128,7 +128,6 @@ _WRITERS: Final[dict[str, Callable[[Iterator["pa.RecordBatch"]], None]]] = {
 
 def _counted(found: "Iterator[pa.RecordBatch]", progress: Progress) -> "Iterator[pa.RecordBatch]":
     count = 0
-    progress("looking through the trail")
     for batch in found:
         count += batch.num_rows
         yield batch

@@ -46,12 +46,13 @@ _TABLE: Final = (
 
 def print_table(batches: "Batches", most: int) -> bool:
     """A line a row. Returns whether there were more than `most`."""
-    _line([heading for heading, _, _ in _TABLE])
     count = 0
     for batch in batches:
         for row in _rows(batch):
             if count == most:
                 return True
+            if not count:
+                _line([heading for heading, _, _ in _TABLE])
             count += 1
             _line(_cells(row))
     if not count:
@@ -123,9 +124,11 @@ def print_csv(batches: "Batches") -> None:
         harmless = f"'{value}" if value.startswith(_FORMULA) else value
         return visible(harmless) if terminal else harmless
 
-    _write(_csv([SCHEMA.names]))
+    heading = [SCHEMA.names]  # Not before there is an answer: where there is none, nothing is written.
     for batch in batches:
-        _write(_csv([[cell(value) for value in row.values()] for row in _rows(batch)]))
+        _write(_csv([*heading, *([cell(value) for value in row.values()] for row in _rows(batch))]))
+        heading = []
+    _write(_csv(heading))
 
 
 def write_parquet(batches: "Batches", target: Path) -> int:
@@ -203,6 +206,5 @@ def _csv(rows: list[list[Any]]) -> str:
 def _write(text: str) -> None:
     """To stdout, as UTF-8 whatever the terminal's language."""
     sys.stdout.flush()
-    stream = click.get_binary_stream("stdout")
-    stream.write(text.encode())
-    stream.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
