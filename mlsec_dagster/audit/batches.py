@@ -97,6 +97,7 @@ class Batch:
         number: Its place among the batches of its location.
         tally: What came of the rows so far.
         files: What was written, once finished.
+        intended: Whether it is written down that it is about to be committed, and not that it was refused.
     """
 
     def __init__(self, trail: Trail, *, location: str, source: Source, translator: Translator) -> None:
@@ -105,6 +106,7 @@ class Batch:
         self.attempt = uuid4().hex
         self.tally = Tally()
         self.files: list[TrailFile] = []
+        self.intended = False
         self._head = trail.open(create=True)
         self.number = self._head.number(location) + 1
         self._storage = trail.storage

@@ -134,6 +134,12 @@ class Files:
             return pa.OSFile(str(self.root / path), "rb")
         return self._remote.open_input_file(path)
 
+    def filesystem(self) -> Any:
+        """All of it as a pyarrow file system, paths below the root."""
+        from pyarrow import fs
+
+        return fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem()) if self.root is not None else fs.PyFileSystem(self._remote)
+
     def digest(self, path: str) -> tuple[str, int]:
         """Digest and size of a file as it is now; FileNotFoundError if it is gone."""
         hashed, size = blake3(), 0

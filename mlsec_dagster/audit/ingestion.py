@@ -346,7 +346,9 @@ class Ingestion:
             self._put(batch, positions, incomplete, report)
         except BaseException:
             queue.reading = None
-            batch.abandon()
+            # Once it is intended its files may be in the trail, whatever was raised: only `_recover` finds that out.
+            if not batch.intended:
+                batch.abandon()
             raise
         report.read += len(done)
         report.copies += sum(reading.copy for reading in done)
@@ -399,11 +401,13 @@ class Ingestion:
             content = msgspec.msgpack.encode(_Content(batch.files, positions, batch.tally, incomplete))
             with self.database.write() as connection:
                 log_positions.record_intent(connection, self._location, Intent(batch.attempt, batch.number, content))
+            batch.intended = True
             try:
                 version = batch.commit()
             except TrailConflictError:
                 with self.database.write() as connection:
                     log_positions.settle(connection, self._location, batch.attempt, "lost")
+                batch.intended = False
                 raise
             self._finish(batch.attempt, batch.number, version or 0, _Content(batch.files, positions, batch.tally, incomplete))
             report.commits += 1

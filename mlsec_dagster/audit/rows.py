@@ -2,6 +2,8 @@
 
 keys = [access_key(event) for event in events]
 table = event_table(events, artifacts, keys, log_objects, ingested)
+…
+events_of(batch), quarantined_of(batch)      # and back
 """
 
 # pyarrow brings no types of its own and makes its compute functions when it is imported, so a type checker does not know them.
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from mlsec_dagster.audit.artifacts import Artifact
@@ -146,6 +149,29 @@ def quarantine_table(
     columns["log_object"] = log_objects
     columns["ingested"] = pa.repeat(pa.scalar(ingested, _type("ingested")), count)
     return _table(columns, count)
+
+
+def events_of(batch: Any) -> list[AuditEvent]:
+    """The events among rows of the trail (a record batch or table with its columns), in their order, as `event_table` was given them.
+
+    A text that is no Unicode and a number beyond its column's width were changed when they were stored.
+    """
+    rows = batch.filter(pc.equal(batch.column("kind"), "event"))
+    columns = [_python(rows.column(name)) for name in EVENT_COLUMNS]
+    return [AuditEvent(*values) for values in zip(*columns, strict=True)]
+
+
+def quarantined_of(batch: Any) -> list[Quarantined]:
+    """The quarantined records among rows of the trail, in their order, as `quarantine_table` was given them."""
+    rows = batch.filter(pc.equal(batch.column("kind"), "quarantined"))
+    names = ("source", "id", *_QUARANTINE)
+    columns = [_python(rows.column(name)) for name in names]
+    return [Quarantined(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def _python(column: Any) -> list[Any]:
+    """Values as the structs hold them: points in time are whole microseconds."""
+    return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
 
 
 def _table(columns: dict[str, Any], count: int) -> pa.Table:

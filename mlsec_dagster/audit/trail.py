@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ATTEMPT: Final = "mlsec.attempt"
 WHY: Final = "mlsec.why"
 
+_RECENT: Final = 50
+
 _CONFIGURATION: Final = {"delta.checkpointInterval": "50"}
 
 
@@ -218,10 +220,26 @@ class Head:
             raise StoreError(
                 f"The audit trail {self.trail.uri} cannot be written ({_first_line(error)}). Nothing was recorded; the next tick does it."
             ) from error
-        version = self._table.version()
+        version = self._committed(attempt)
         if self.trail.storage.root is not None:
             self.trail.storage.sync(f"_delta_log/{version:020}.json")
         return version
+
+    def _committed(self, attempt: str) -> int:
+        """The version that a commit just made: the handle does not move with it, and others may have committed in between."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            self._table.update_incremental()
+            for limit in (_RECENT, None):
+                for commit in self._table.history(limit):
+                    if commit.get(ATTEMPT) == attempt:
+                        return int(commit["version"])
+        except (DeltaError, OSError) as error:
+            raise StoreError(
+                f"The audit trail {self.trail.uri} was written and cannot be read now ({_first_line(error)}). The next tick seals it."
+            ) from error
+        raise StoreError(f"The audit trail {self.trail.uri} does not tell of a commit that was just made. The next tick looks again.")
 
 
 def _application(location: str) -> str:

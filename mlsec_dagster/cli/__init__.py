@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from mlsec_dagster.cli import adopt, baseline, keys, ledger, verify
+from mlsec_dagster.cli import adopt, baseline, keys, ledger, trail, verify
 from mlsec_dagster.cli.output import say
 from mlsec_dagster.errors import ConfigurationError, MlsecError, VerificationError
 
@@ -24,7 +24,7 @@ UNVERIFIED: Final = 4
 EXIT_CODES: Final = """\b
 Exit codes:
   0  everything was verified
-  1  the ledger, an entry or a materialization is not what it should be
+  1  the ledger, an entry, a trail or a materialization is not what it should be
   2  usage or configuration
   3  all that could be verified is fine, but a rollback of the ledger cannot be excluded (no witness, or one too old)
   4  could not verify: store unreachable, key missing, …
@@ -68,6 +68,7 @@ def main() -> None:
       mlsec demo                        # attack a guarded example pipeline, and see it caught
       mlsec verify                      # is the ledger what was signed, and was everything sealed?
       mlsec ledger show --limit 20      # what was recorded last
+      mlsec trail --since 24h           # who read, wrote or deleted which data and which model
     """  # noqa: D301 - click's mark for text that is not to be wrapped
 
 
@@ -88,5 +89,6 @@ def demo(ctx: click.Context) -> None:
 main.add_command(verify.verify)
 main.add_command(adopt.adopt)
 main.add_command(ledger.ledger)
+main.add_command(trail.trail)
 main.add_command(baseline.baseline)
 main.add_command(keys.keys)

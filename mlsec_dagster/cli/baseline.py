@@ -175,7 +175,7 @@ def _opened(settings: Settings, asset: str) -> "tuple[Baseline, Ledger]":
     from mlsec_dagster.stability.subject import SUBJECT
 
     ledger, _ = settings.open_reading()
-    known = [name.removeprefix(SUBJECT) for name in ledger.assets() if name.startswith(SUBJECT)]
+    known = [name.removeprefix(SUBJECT) for name in ledger.subjects(SUBJECT)]
     if asset not in known:
         raise ConfigurationError(f"The ledger has no baseline of an asset {asset!r}. {nearest(asset, known)}")
     return Baseline(ledger, asset), ledger

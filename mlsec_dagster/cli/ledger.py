@@ -70,7 +70,7 @@ def show(
     if index is not None:
         _show_entry(opened, index, export_to, as_json)
         return
-    if asset is not None and asset not in (known := opened.assets()):
+    if asset is not None and asset not in (known := opened.subjects()):
         raise ConfigurationError(f"The ledger has no entry about an asset {asset!r}. {nearest(asset, known)}")
     bad = 0
     for number, position in enumerate(_positions(opened, asset, partition, run)):
@@ -131,6 +131,8 @@ def _outcome(entry: "Entry") -> str:
         return f"by {said['adopted_by']}"
     if "action" in said:
         return f"{said['action']} {str(said.get('fingerprint'))[:19]}…"
+    if "why" in said:
+        return f"{said['why']}: {len(said.get('added', ())):,} files in, {len(said.get('removed', ())):,} out"
     return "-"
 
 

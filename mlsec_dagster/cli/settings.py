@@ -1,5 +1,6 @@
 """What every command needs to know: where the ledger is, what is trusted, what signs, which Dagster instance it is about."""
 
+import json
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from mlsec_dagster.errors import ConfigurationError, SigningKeyError, StoreError
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from mlsec_dagster.audit.trail import Trail
     from mlsec_dagster.integrity.keys import KeyRing
     from mlsec_dagster.integrity.ledger import Ledger
     from mlsec_dagster.integrity.trust import Trust
@@ -77,6 +79,36 @@ def signer_options(command: _Command) -> _Command:
     )(command)
 
 
+def trail_option(command: _Command) -> _Command:
+    """`--trail`, as `trail_uri`, for `Settings.trail`."""
+    return click.option(
+        "--trail",
+        "trail_uri",
+        metavar="URI",
+        envvar="MLSEC_TRAIL",
+        help="The audit trail: a directory, s3://…, gs://…, abfss://…. [default: HOME/mlsec/trail]",
+        show_envvar=True,
+    )(command)
+
+
+def trail_storage_options() -> dict[str, str] | None:
+    """Delta Lake's storage options, from MLSEC_TRAIL_OPTIONS: they may hold secrets, which do not belong on a command line.
+
+    Raises:
+        ConfigurationError: It is no JSON object of texts.
+    """
+    text = os.environ.get("MLSEC_TRAIL_OPTIONS", "").strip()
+    if not text:
+        return None
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise ConfigurationError('MLSEC_TRAIL_OPTIONS is no JSON object of texts; write it like {"AWS_REGION": "eu-west-1"}.')
+    return options
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The options that say which ledger is meant.
@@ -114,6 +146,16 @@ class Settings:
     def store_url(self) -> str:
         """The URL of the ledger."""
         return self.store or f"sqlite:///{self.require_home('The default ledger') / 'mlsec' / 'ledger.db'}"
+
+    def trail(self, uri: str | None) -> "Trail":
+        """The audit trail at `uri`, by default the one in the home directory.
+
+        Raises:
+            ConfigurationError: Neither is named.
+        """
+        from mlsec_dagster.audit.trail import Trail, default_uri
+
+        return Trail(uri or default_uri(self.require_home("The default audit trail") / "mlsec"), trail_storage_options())
 
     def trust(self) -> tuple["Trust", str]:
         """What is trusted, and where that comes from as people read it. Never a key out of the store.

@@ -1,4 +1,4 @@
-"""`mlsec verify`: is the ledger what was signed, can it have been rolled back, and was everything that was materialized sealed?"""
+"""`mlsec verify`: is the ledger what was signed, is each audit trail what was sealed, and was everything materialized sealed?"""
 
 import json
 import re
@@ -11,9 +11,11 @@ import click
 
 from mlsec_dagster.cli.output import Progress, say, say_json
 from mlsec_dagster.cli.settings import Settings, ledger_options
+from mlsec_dagster.cli.verify_trails import TrailOutcome, tell_trails, trails_document, verify_trails
 from mlsec_dagster.errors import ConfigurationError, LedgerError, MlsecError
 
 if TYPE_CHECKING:
+    from mlsec_dagster.integrity.entries import Entry
     from mlsec_dagster.integrity.ledger import Ledger
     from mlsec_dagster.integrity.verification import Verification
     from mlsec_dagster.reconciliation import Reconciliation, Verified
@@ -47,6 +49,8 @@ class _Outcome:
     witness: str | None
     rollback: str
     rollback_sentence: str
+    sealed_trails: set[str] = field(default_factory=set[str])
+    trails: list[TrailOutcome] | None = None
     compared: "Reconciliation | None" = None
     not_compared: str = ""
     unverified: bool = False
@@ -58,9 +62,11 @@ class _Outcome:
             not self.verification.intact
             or self.rollback == "rolled back"
             or self.differs
+            or any(trail.differs for trail in self.trails or ())
             or (self.compared is not None and self.compared.counts)
         )
-        self.code = 1 if wrong else 4 if self.unverified else 3 if self.rollback != "verified" else 0
+        unverified = self.unverified or any(trail.unverified for trail in self.trails or ())
+        self.code = 1 if wrong else 4 if unverified else 3 if self.rollback != "verified" else 0
         return self
 
     @property
@@ -75,6 +81,7 @@ class _Outcome:
 
 @click.command()
 @click.option("--no-dagster", is_flag=True, help="Verify the ledger only; compare no materializations.")
+@click.option("--no-trail", is_flag=True, help="Verify no audit trail.")
 @click.option("--max-witness-age", type=_Duration(), help="An older witness counts as none. [default: entries may wait 24h for it]")
 @click.option(
     "--export",
@@ -87,13 +94,19 @@ class _Outcome:
 @ledger_options
 @click.pass_context
 def verify(
-    ctx: click.Context, settings: Settings, no_dagster: bool, max_witness_age: float | None, exported: str | None, as_json: bool
+    ctx: click.Context,
+    settings: Settings,
+    no_dagster: bool,
+    no_trail: bool,
+    max_witness_age: float | None,
+    exported: str | None,
+    as_json: bool,
 ) -> None:
-    """Verify the whole ledger, and compare Dagster's materializations with it.
+    """Verify the whole ledger, the audit trails that it speaks of, and compare Dagster's materializations with it.
 
     Names the first bad entry and what was done to it: altered, removed, inserted, reordered, truncated, rolled back, forked, signed by a
-    wrong or revoked key. Then reports what was materialized and never sealed, what was sealed and never checked, and what failed its last
-    check.
+    wrong or revoked key. Names each file of an audit trail that was edited, dropped, replaced or put in, and a table that was rolled back
+    or exchanged. Then reports what was materialized and never sealed, what was sealed and never checked, and what failed its last check.
 
     \b
       mlsec verify --key SHA256:5c9d… --witness s3://audit-bucket/mlsec
@@ -103,10 +116,10 @@ def verify(
     \b
     Exit codes:
       0  everything was verified
-      1  the ledger or a materialization is not what it should be
+      1  the ledger, a trail or a materialization is not what it should be
       2  usage or configuration
       3  all that could be verified is fine, but a rollback cannot be excluded (no witness, or one too old)
-      4  could not verify: store unreachable, key missing, …
+      4  could not verify: store or trail unreachable, key missing, a commit to a trail not sealed yet, …
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     if exported is not None:
         _verify_export(Path(exported), settings, as_json)
@@ -122,6 +135,8 @@ def verify(
             with Verified() as verified:
                 outcome = _verify(ledger, trust, max_witness_age, progress, verified)
                 _compare(ledger, settings, outcome, progress, verified if verified.complete(outcome.verification) else None)
+        if not no_trail:
+            outcome.trails = verify_trails(ledger, outcome.sealed_trails, settings, progress)
     outcome.conclude()
     say_json(_document(outcome)) if as_json else _tell(outcome)
     ctx.exit(outcome.code)
@@ -130,13 +145,22 @@ def verify(
 def _verify(
     ledger: "Ledger", trust: str, max_witness_age: float | None, progress: Progress, verified: "Verified | None" = None
 ) -> _Outcome:
+    from mlsec_dagster.audit.seals import TRAIL_ASSET
     from mlsec_dagster.integrity.verification import verify_ledger
+
+    trails: set[str] = set()
+
+    def each(entry: "Entry") -> None:
+        if entry.statement.asset == TRAIL_ASSET and entry.statement.partition is not None:
+            trails.add(entry.statement.partition)
+        if verified is not None:
+            verified.add(entry)
 
     done = verify_ledger(
         ledger,
         progress=lambda checked, size: progress("verifying the ledger: entries", checked, size),
         max_witness_age_seconds=max_witness_age,
-        each=verified.add if verified is not None else None,
+        each=each,
     )
     rollback, sentence = str(done.rollback), done.rollback_sentence
     witnessed = done.witnessed_size
@@ -147,7 +171,7 @@ def _verify(
             sentence = (
                 f"the witness is too old: {done.size - witnessed:,} entries have not reached it, the first of them for {duration(waited)}"
             )
-    return _Outcome(done, trust, ledger.database.name, ledger.witness.name if ledger.witness else None, rollback, sentence)
+    return _Outcome(done, trust, ledger.database.name, ledger.witness.name if ledger.witness else None, rollback, sentence, trails)
 
 
 def _compare(ledger: "Ledger", settings: Settings, outcome: _Outcome, progress: Progress, verified: "Verified | None") -> None:
@@ -182,6 +206,7 @@ def _tell(outcome: _Outcome) -> None:
         f"rollback: {outcome.rollback}, {'no witness' if outcome.witness is None else outcome.rollback_sentence + age}",
         style="red" if outcome.rollback == "rolled back" else None,
     )
+    tell_trails(outcome.trails, SHOWN)
     found = outcome.compared
     if found is None:
         say(f"materializations: not compared, {outcome.not_compared}")
@@ -217,6 +242,7 @@ def _document(outcome: _Outcome) -> dict[str, Any]:
             "witnessed_entries": done.witnessed_size,
             "witness_age_seconds": done.witness_age_seconds,
         },
+        "trail": trails_document(outcome.trails),
         "materializations": {
             "compared": found is not None,
             "reason": outcome.not_compared or None,

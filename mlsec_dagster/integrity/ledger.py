@@ -24,7 +24,7 @@ from mlsec_dagster.integrity.keys import CHECKPOINTS, KeyRing, PublicKey, Signin
 from mlsec_dagster.integrity.knowledge import HINT, Knowledge, node_reader, read_manifest
 from mlsec_dagster.integrity.merkle import Frontier, consistency_proof, inclusion_proof, load_frontier, verify_consistency
 from mlsec_dagster.integrity.sealing import Draft, sealed_in_order
-from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, Position, Statement
+from mlsec_dagster.integrity.statements import KEYS, KEYS_ASSET, OWN_SUBJECTS, Position, Statement
 from mlsec_dagster.integrity.trust import KeyBook, KeyChange, SignedKeyChange, Trust
 from mlsec_dagster.integrity.witness import Witness
 
@@ -392,6 +392,10 @@ class Ledger:
 
     def assets(self) -> list[str]:
         """Asset keys that the ledger speaks of, sorted. From the index alone, for display and suggestions."""
+        return [name for name in self.subjects() if not name.startswith(OWN_SUBJECTS)]
+
+    def subjects(self, prefix: str = "") -> list[str]:
+        """Everything that the ledger speaks of and that begins with `prefix`, sorted: assets, and what is ours. As `assets`."""
         from sqlalchemy import func, select
 
         from mlsec_dagster.storage.tables import entries
@@ -402,7 +406,7 @@ class Ledger:
             while name is not None:  # One step per asset through the index, however long the ledger.
                 names.append(name)
                 name = connection.execute(select(func.min(entries.c.asset)).where(entries.c.asset > name)).scalar()
-        return [name for name in names if name != KEYS_ASSET]
+        return [name for name in names if name.startswith(prefix)]  # Not by the database, whose collation may pass over punctuation.
 
     def manifest(self, digest: str) -> bytes:
         """A stored content by its address, checked against it.

@@ -22,6 +22,9 @@ SEAL: Final = "urn:mlsec:dataset-seal:v1"
 ADOPTION: Final = "urn:mlsec:adoption:v1"
 KEYS: Final = "urn:mlsec:keys:v1"
 
+OWN_SUBJECTS: Final = "mlsec:"
+"""What the subjects of statements begin with that are about no asset: keys, baselines and whatever else we keep."""
+
 KEYS_ASSET: Final = "mlsec:keys"
 """The subject of all `KEYS` statements. No Dagster asset can have it, for asset names hold no colon."""
 

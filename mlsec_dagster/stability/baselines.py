@@ -151,7 +151,7 @@ class Baseline:
         with self._ledger.database.write() as connection:
             # Contents lie under their digests, so others may name the same: another asset's window, or one that was kept just now.
             mine, kept = self._contents(self._subject)
-            others = [name for name in self._ledger.assets() if name.startswith(SUBJECT) and name != self._subject]
+            others = [name for name in self._ledger.subjects(SUBJECT) if name != self._subject]
             erased = erase_contents(connection, mine - kept - {digest for name in others for digest in self._contents(name)[1]})
         self._ledger.database.overwrite_log()
         return erased

@@ -153,6 +153,12 @@ def open_intents(connection: Connection, location: int) -> list[Intent]:
     return [Intent(str(row.attempt), int(row.number), bytes(row.content)) for row in connection.execute(query)]
 
 
+def all_open_intents(connection: Connection) -> list[Intent]:
+    """What was about to be put into the trail, of all locations."""
+    query = select(trail_batches).where(trail_batches.c.state == "intended")
+    return [Intent(str(row.attempt), int(row.number), bytes(row.content)) for row in connection.execute(query)]
+
+
 def settle(connection: Connection, location: int, attempt: str, state: str, positions: Iterable[Position] = ()) -> bool:
     """Say what became of an intent, and how far its objects were read, in the caller's transaction.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.ledgers import Place
+from tests.cli.trails import TrailPlace, hostile, ordinary
 
 
 @pytest.fixture
@@ -15,3 +16,14 @@ def place(dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(dagster_home)
     place.append(6, witnessed=True)
     return place
+
+
+@pytest.fixture
+def kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> TrailPlace:
+    """The same with a sealed trail: 20 accesses, three hostile ones, and a line that is none."""
+    for name in ("MLSEC_TRAIL", "MLSEC_TRAIL_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    kept = TrailPlace(place)
+    kept.add(ordinary(20))
+    kept.add(hostile(), b"no json\n")
+    return kept
