@@ -13,12 +13,12 @@ import click
 from mlsec_dagster.cli import trail_formats
 from mlsec_dagster.cli.output import Progress, say
 from mlsec_dagster.cli.settings import Settings, ledger_options, trail_option
-from mlsec_dagster.cli.verify import duration
 from mlsec_dagster.errors import StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from mlsec_dagster.audit.completeness import Watermark
     from mlsec_dagster.audit.state import LocationState
 
 TABLE_ROWS: Final = 100
@@ -142,8 +142,10 @@ def sources(settings: Settings, as_json: bool) -> None:
 
     \b
       mlsec trail sources
-      mlsec trail sources --json | jq 'select(.quarantined > 0)'
+      mlsec trail sources --json | jq 'select(.problems != [])'
     """  # noqa: D301 - click's mark for text that is not to be wrapped
+    from mlsec_dagster.audit.completeness import watermark
+    from mlsec_dagster.audit.layouts import LAYOUTS
     from mlsec_dagster.storage.database import Database
     from mlsec_dagster.storage.log_positions import all_locations
 
@@ -154,11 +156,13 @@ def sources(settings: Settings, as_json: bool) -> None:
         say("No log was read yet: the first tick of an audit log sensor does that.")
     for uri, text in locations:
         state = _state(uri, text)
-        lag = None if state.last is None else time.time() - state.last / 1e6
+        if state.source not in LAYOUTS:
+            continue  # Nothing was read there yet, or it is no log's.
+        mark = watermark(uri, state, time.time_ns() // 1000)
         if as_json:
-            click.echo(json.dumps(_document(uri, state, lag)))
+            click.echo(json.dumps(_document(mark, state)))
         else:
-            _tell(uri, state, lag)
+            _tell(mark, state)
 
 
 def _state(uri: str, text: str) -> "LocationState":
@@ -174,20 +178,23 @@ def _state(uri: str, text: str) -> "LocationState":
         ) from error
 
 
-def _document(uri: str, state: "LocationState", lag: float | None) -> dict[str, Any]:
+def _document(mark: "Watermark", state: "LocationState") -> dict[str, Any]:
     import msgspec
 
-    every = {name: getattr(state, name) for name in msgspec.structs.asdict(state)}
-    return {"location": uri, **every, "lag_seconds": None if lag is None else round(lag, 3)}
+    return {"location": mark.uri, **{name: getattr(mark, name) for name in _TOLD}, "state": msgspec.to_builtins(state)}
 
 
-def _tell(uri: str, state: "LocationState", lag: float | None) -> None:
+_TOLD: Final = ("source", "complete_to", "proven_to", "late", "newest", "counts", "not_observable", "problems")
+
+
+def _tell(mark: "Watermark", state: "LocationState") -> None:
     from mlsec_dagster.audit.times import rfc3339
 
-    def told(moment: float | None) -> str:
-        return "never" if moment is None else rfc3339(round(moment * 1e6))[:19] + "Z"
+    def told(moment: int | None) -> str:
+        return "never" if moment is None else rfc3339(moment)[:19] + "Z"
 
-    say(f"{uri}  {state.source or 'nothing read yet'}")
+    say(f"{mark.uri}  {mark.source}")
+    say(f"    complete up to {told(mark.complete_to)}, proven up to {told(mark.proven_to)}, newest event {told(mark.newest)}")
     say(f"    {state.events:,} accesses, {state.duplicates:,} duplicates passed over")
     say(f"    {state.quarantined:,} records quarantined", style="yellow" if state.quarantined else None)
     say(
@@ -196,21 +203,8 @@ def _tell(uri: str, state: "LocationState", lag: float | None) -> None:
     )
     for where, count in list(state.unresolved_sample.items())[:_LISTED]:
         say(f"        {count:,} to {where}")
-    late = "" if lag is None else f", {duration(lag)} ago"
-    last = told(None if state.last is None else state.last / 1e6)
-    say(f"    last access {last}{late}; read to the end of what was listed {told(state.listed_at)}")
     say(f"    everything last compared {told(state.reconciled_at)}")
-    if state.behind:
-        say(f"    {state.behind:,} log objects are waiting to be read", style="yellow")
-    for what, names in (
-        ("ends in the middle", state.incomplete),
-        ("was read and is gone", state.missing),
-        ("was altered after it was read", state.rewritten),
-        ("not observable", state.not_observable),
-    ):
-        for name in names[-_LISTED:]:
-            say(f"    {what}: {name}", style="yellow")
-        if len(names) > _LISTED:
-            say(f"    … and {len(names) - _LISTED:,} more; --json lists them")
-    if state.translator_error is not None:
-        say(f"    the translator raised: {state.translator_error}", style="yellow")
+    for problem in mark.problems:
+        say(f"    problem: {problem}", style="red")
+    for clause in mark.not_observable:
+        say(f"    not observable: {clause}", style="yellow")

@@ -191,15 +191,15 @@ def test_sources_tell_what_is_known_of_each_place(kept: TrailPlace) -> None:
     assert result.exit_code == 0
     assert kept.logs.as_uri() in result.stdout
     assert "records quarantined" in result.stdout
-    assert "ends in the middle: half.jsonl.gz" in result.stdout
+    assert "half.jsonl.gz) end in the middle" in result.stdout
     (only,) = objects(mlsec("trail", "sources", "--json").stdout)
-    assert only["location"] == kept.logs.as_uri()
-    assert only["quarantined"] >= 2
-    assert only["incomplete"] == ["half.jsonl.gz"]
-    assert only["unresolved"] > 0
-    assert only["unresolved_sample"]
-    assert only["lag_seconds"] > 0
-    assert only["not_observable"] == []
+    assert only["location"] == f"{kept.logs.as_uri()}/"
+    assert only["counts"]["quarantined"] >= 2
+    assert only["state"]["incomplete"] == ["half.jsonl.gz"]
+    assert only["counts"]["unresolved"] > 0
+    assert only["state"]["unresolved_sample"]
+    assert only["late"] > 0
+    assert "from the store itself" in only["not_observable"][0]
 
 
 def test_sources_before_anything_was_read(place) -> None:
