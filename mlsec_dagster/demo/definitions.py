@@ -5,10 +5,14 @@
 Checkpoints of the ledger also go to the witness that the environment variable MLSEC_WITNESS names, if it does.
 """
 
+import os
+from pathlib import Path
+
 import dagster as dg
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.demo import pipeline
+from mlsec_dagster.demo.accesses import audit_directory
 
 DATASETS = [
     "raw_flights",
@@ -34,7 +38,10 @@ def guarded(witness: str | None) -> dg.Definitions:
         store=store,
     )
     project = dg.Definitions.merge(pipeline.defs, dg.Definitions(asset_checks=incoming))
-    return mlsec.guard(project, datasets=DATASETS, store=store)
+    # The demo's MLflow server writes its log beside the rest.
+    home = os.environ.get("DAGSTER_HOME")
+    audit = [mlsec.MLflow(directory=str(audit_directory(Path(home))))] if home else []
+    return mlsec.guard(project, datasets=DATASETS, audit=audit, store=store)
 
 
 defs = guarded(dg.EnvVar("MLSEC_WITNESS").get_value())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,9 @@ from rich.text import Text
 from mlsec_dagster.demo.project import MARKER, DrillError, Project, Run, mlsec_command, new_project
 from mlsec_dagster.demo.scenarios import ATTACKS, CLEAN_WEEKS, Outcome, ingest_clean_weeks, train
 from mlsec_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mlsec_dagster.demo.accesses import Sweep
 
 WIDTH = 120
 """Columns of the summary where the output is no terminal."""
@@ -59,10 +63,11 @@ def run_drill(home: Path, console: Console) -> int:
         f"Setting up a guarded Dagster project in {home}: the flights that left New York in the first {CLEAN_WEEKS} weeks of 2013"
     )
     from mlsec_dagster.demo import pipeline
+    from mlsec_dagster.demo.accesses import Registered
     from mlsec_dagster.demo.definitions import guarded
 
     started = perf_counter()
-    with new_project(home, lambda witness: guarded(str(witness)), pipeline.defs) as project:
+    with new_project(home, lambda witness: guarded(str(witness)), pipeline.defs) as project, Registered(project) as registered:
         ticks = partial(_tick, console)
         try:
             console.print("\n[bold]Clean runs[/bold]: each dataset is sealed when it is written, checked, and verified when it is read")
@@ -76,12 +81,15 @@ def run_drill(home: Path, console: Console) -> int:
                 _tell(console, number, outcomes[-1])
             console.print("\n[bold]Afterwards[/bold], with every attack undone")
             train(project, ticks)
+            console.print("\n[bold]The registry[/bold]: the model is in a real MLflow server now, and two people have a login to it")
+            sweep = registered.play()
+            _tell_accesses(console, sweep)
         except DrillError as error:
             console.print(Text.assemble(("The drill stopped: ", "red bold"), str(error)))
             return 1
         console.print()
         console.print(summary(outcomes))
-        return _conclude(console, project, outcomes, perf_counter() - started)
+        return _conclude(console, project, outcomes, sweep, perf_counter() - started)
 
 
 def summary(outcomes: Sequence[Outcome]) -> Table:
@@ -116,7 +124,15 @@ def _tell(console: Console, number: int, outcome: Outcome) -> None:
         console.print(Text(f"     {outcome.remark}", style="dim"))
 
 
-def _conclude(console: Console, project: Project, outcomes: Sequence[Outcome], seconds: float) -> int:
+def _tell_accesses(console: Console, sweep: "Sweep") -> None:
+    for taken, did in ((sweep.colleague, "downloaded one version"), (sweep.stranger, "downloaded every version there is")):
+        versions = f"version{'s' if len(taken.versions) != 1 else ''} {', '.join(taken.versions) or 'unknown'}"
+        mark = "[green]in the trail[/green]" if taken.complete else "[red bold]NOT ALL IN THE TRAIL[/red bold]"
+        console.print(f"  {taken.user} {did}: {mark}, {versions}, {taken.bytes:,} bytes in {taken.reads} reads")
+    console.print(Text(f"     {sweep.seconds:.0f} s after the last byte. Look at: {'; '.join(sweep.look)}", style="dim"))
+
+
+def _conclude(console: Console, project: Project, outcomes: Sequence[Outcome], sweep: "Sweep", seconds: float) -> int:
     missed = [outcome.name for outcome in outcomes if not outcome.caught]
     console.print()
     if missed:
@@ -129,7 +145,7 @@ def _conclude(console: Console, project: Project, outcomes: Sequence[Outcome], s
         )
     console.print(Text(f"The pages are those of the Dagster UI: {mlsec_command()} demo --ui (or make ui) opens it on this history."))
     console.print(Text(f"What went past the guard stays on record: {project.verify_command()}"))
-    return 1 if missed else 0
+    return 1 if missed or not sweep.seen else 0
 
 
 def _open_ui(home: Path) -> int:

@@ -21,10 +21,12 @@ import dagster as dg
 import msgspec
 
 from mlsec_dagster.assets.audit_trail import KEY, build_audit_trail_definitions, evaluation
+from mlsec_dagster.assets.trail_page import day_metadata
 from mlsec_dagster.audit.artifact_map import ArtifactMap
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.completeness import Watermark, watermarks
 from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.querying import DaySummary, summary
 from mlsec_dagster.audit.registry import MlflowRegistry, RegistryState
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.presentation import plain
@@ -43,6 +45,8 @@ RECONCILE_EVERY = 6 * 3600.0
 
 _EVALUATE_EVERY = 3600.0
 _DAYS = 31
+_PAGES = 3
+"""Days of a tick, the newest, that are looked through for their page."""
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -212,9 +216,15 @@ class _Tail:
             return dg.SkipReason(f"Another process reads {source.place.uri} at the moment.")
         if not report.behind and not budget.spent and time.time() - (ingestion.state().reconciled_at or 0) / 1e6 > RECONCILE_EVERY:
             report = _both(report, ingestion.reconcile(budget))
+        if (problem := ledger.witness_if_due()) is not None:
+            context.log.warning(problem)
         marks = watermarks(ledger.database, time.time_ns() // 1000)
         cursor, evaluations = self._evaluated(context.cursor, marks)
-        materializations = [_materialization(day, rows, unseen) for day, rows in sorted(report.days.items())[-_DAYS:]]
+        newest = sorted(report.days.items())[-_DAYS:]
+        pages = {day for day, _ in newest[-_PAGES:]} if not budget.spent else set[str]()
+        materializations = [
+            _materialization(day, rows, unseen, summary(ingestion.trail, day) if day in pages else None) for day, rows in newest
+        ]
         told = next((mark.sentence for mark in marks if mark.uri == source.place.uri), "")
         context.log.info(f"{report.read} log objects read, {report.tally.events} new events, {report.behind} log objects wait. {told}")
         return dg.SensorResult(
@@ -258,8 +268,8 @@ def _both(first: Report, second: Report) -> Report:
     return second
 
 
-def _materialization(day: str, rows: int, unseen: list[str]) -> dg.AssetMaterialization:
-    metadata: dict[str, Any] = {"dagster/partition_row_count": rows}
+def _materialization(day: str, rows: int, unseen: list[str], page: DaySummary | None) -> dg.AssetMaterialization:
+    metadata: dict[str, Any] = {"new rows": rows, **(day_metadata(page) if page is not None else {})}
     if unseen:
         metadata["not known of artifacts"] = dg.MetadataValue.md("\n".join(f"- {plain(each, 500)}" for each in unseen))
     return dg.AssetMaterialization(KEY, partition=day, metadata=metadata)

@@ -38,9 +38,7 @@ def test_a_tick_puts_the_log_into_the_trail_and_materializes_its_days(logs, inst
     result = tick(sensor, instance)
     assert ids(trail_of(dagster_home)) == {f"event-{number}": 1 for number in (0, 1, 2, 86400)}
     days = {
-        event.partition: event.metadata["dagster/partition_row_count"].value
-        for event in result.asset_events
-        if isinstance(event, dg.AssetMaterialization)
+        event.partition: event.metadata["new rows"].value for event in result.asset_events if isinstance(event, dg.AssetMaterialization)
     }
     assert days == {"2026-05-01": 3, "2026-05-02": 1}
     again = tick(sensor, instance, result.cursor)
