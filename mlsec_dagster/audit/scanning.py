@@ -49,7 +49,7 @@ MakeTable = Callable[[Sequence[TrailFile]], AbstractContextManager[Source]]
 
 def listed(trail: Trail) -> list[TrailFile]:
     """The table's files, with source and day as their paths tell: the table's log tells them a second time, and may tell otherwise."""
-    found: list[TrailFile] = []
+    found: dict[str, TrailFile] = {}
     for file in trail.open().files():
         told = _PATH.fullmatch(file.path)
         if told is None:
@@ -57,8 +57,8 @@ def listed(trail: Trail) -> list[TrailFile]:
                 f"The audit trail {trail.uri} lists a file {file.path!r}, which no writer of this package made, so it was not read; "
                 "`mlsec verify` tells what was put into it."
             )
-        found.append(msgspec.structs.replace(file, source=told[1], day=told[2]))
-    return found
+        found[file.path] = msgspec.structs.replace(file, source=told[1], day=told[2])  # A file that is listed twice is there once.
+    return list(found.values())
 
 
 def chunks(files: Sequence[TrailFile]) -> Iterator[list[TrailFile]]:
