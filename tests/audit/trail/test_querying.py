@@ -26,19 +26,9 @@ from mlsec_dagster.audit.schema import SCHEMA
 from mlsec_dagster.audit.times import microseconds
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import ConfigurationError, StoreError, UnverifiableError
-from tests.audit.trail.made import MIDNIGHT, delivery, line, source_of
+from tests.audit.trail.made import MIDNIGHT, Names, delivery, line, source_of
 
 HOSTILE = "\x1b]0;owned\x07'; DROP TABLE x; --%\u202e\n=cmd|' /C calc'!A0"
-
-
-class Names:
-    """A translator that takes the run for a model, and its digit for a version."""
-
-    def artifact(self, event: AuditEvent) -> Artifact:
-        run = (event.request or "").rpartition("/run")[2][:1]
-        if event.plane != "data":
-            return Artifact("none")
-        return Artifact("model", model="fraud", version=run, by="template") if run in {"1", "2"} else Artifact("unresolved")
 
 
 def every(trail: Trail, limit: int | None = None, **wanted) -> list[dict]:
