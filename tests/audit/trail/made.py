@@ -26,16 +26,6 @@ class Nobody:
         return Artifact("unresolved" if event.plane == "data" else "none")
 
 
-class Names:
-    """A translator that takes the run for a model, and its digit for a version."""
-
-    def artifact(self, event: AuditEvent) -> Artifact:
-        run = (event.request or "").rpartition("/run")[2][:1]
-        if event.plane != "data":
-            return Artifact("none")
-        return Artifact("model", model="fraud", version=run, by="template") if run in {"1", "2"} else Artifact("unresolved")
-
-
 class Folder:
     """The plainest place."""
 
@@ -82,6 +72,16 @@ def source_of(kind: str, root: Path) -> LogSource:
         grows=lambda key: kind == "mlflow" and not key.endswith(".gz"),
         window=lambda: [""],
     )
+
+
+class Names:
+    """A translator that takes the run for a model, and its digit for a version."""
+
+    def artifact(self, event: AuditEvent) -> Artifact:
+        run = (event.request or "").rpartition("/run")[2][:1]
+        if event.plane != "data":
+            return Artifact("none")
+        return Artifact("model", model="fraud", version=run, by="template") if run in {"1", "2"} else Artifact("unresolved")
 
 
 MIDNIGHT = datetime(2026, 5, 1, tzinfo=UTC)
