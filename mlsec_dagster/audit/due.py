@@ -1,6 +1,6 @@
 """What may have been committed to a trail and is not sealed yet, as the database tells: somebody stopped, or is about to.
 
-    verify_trail(ledger, trail, due=due_files(ledger.database))
+    verify_trail(ledger, trail, due=due_files(ledger.database).added)
 
 The database is not signed. So this never makes a file one that was sealed: it only tells "not yet" from "by nobody that we know of".
 """
@@ -19,17 +19,31 @@ class _Intended(msgspec.Struct, frozen=True):
     """What matters here of what an intent says."""
 
     files: list[TrailFile] = []
+    removed: list[TrailFile] = []
 
 
-def due_files(database: "Database") -> dict[str, str]:
-    """Digests, by path, of files that were about to be put into a trail.
+class Due(msgspec.Struct, frozen=True):
+    """Files of commits that may have happened, of any trail.
+
+    Attributes:
+        added: Digests, by path, of those that were about to be put in.
+        leaving: Paths of those that were about to be taken out.
+    """
+
+    added: dict[str, str]
+    leaving: frozenset[str]
+
+
+def due_files(database: "Database") -> Due:
+    """What was about to be put into a trail or taken out of it.
 
     Raises:
         StoreError: The database cannot be read.
     """
     from mlsec_dagster.storage.log_positions import all_open_intents
 
-    due: dict[str, str] = {}
+    added: dict[str, str] = {}
+    leaving: set[str] = set()
     with database.read() as connection:
         intents = all_open_intents(connection)
     for intent in intents:
@@ -37,5 +51,6 @@ def due_files(database: "Database") -> dict[str, str]:
             content = msgspec.msgpack.decode(intent.content, type=_Intended)
         except (msgspec.DecodeError, msgspec.ValidationError):
             continue  # Nobody can say what it meant: then its files are as unknown as any.
-        due.update((file.path, file.digest) for file in content.files)
-    return due
+        added.update((file.path, file.digest) for file in content.files)
+        leaving.update(file.path for file in content.removed)
+    return Due(added, frozenset(leaving))

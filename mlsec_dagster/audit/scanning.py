@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 4096
 """Rows of one batch, at most."""
 
-_MEMORY: Final = "1GB"
+_MEMORY: Final = "512MB"
 _FIRST_ROWS: Final = 250_000
-_MOST_ROWS: Final = 8_000_000
+_MOST_ROWS: Final = 1_000_000
 # What our writers make. Anything else could mean another file than it says: "..", or a pattern.
 _PATH: Final = re.compile(r"source=([a-z0-9_.]+)/day=(\d{4}-\d{2}-\d{2})/[A-Za-z0-9_-]+\.parquet", re.ASCII)
 # Where DuckDB takes a path for nothing but a path: no pattern, and no "name=value" that would be a partition.
@@ -49,7 +49,7 @@ MakeTable = Callable[[Sequence[TrailFile]], AbstractContextManager[Source]]
 
 def listed(trail: Trail) -> list[TrailFile]:
     """The table's files, with source and day as their paths tell: the table's log tells them a second time, and may tell otherwise."""
-    found: list[TrailFile] = []
+    found: dict[str, TrailFile] = {}
     for file in trail.open().files():
         told = _PATH.fullmatch(file.path)
         if told is None:
@@ -57,8 +57,8 @@ def listed(trail: Trail) -> list[TrailFile]:
                 f"The audit trail {trail.uri} lists a file {file.path!r}, which no writer of this package made, so it was not read; "
                 "`mlsec verify` tells what was put into it."
             )
-        found.append(msgspec.structs.replace(file, source=told[1], day=told[2]))
-    return found
+        found[file.path] = msgspec.structs.replace(file, source=told[1], day=told[2])  # A file that is listed twice is there once.
+    return list(found.values())
 
 
 def chunks(files: Sequence[TrailFile]) -> Iterator[list[TrailFile]]:

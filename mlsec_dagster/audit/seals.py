@@ -142,6 +142,15 @@ def verify_trail(
                 "Restore its _delta_log from a backup.",
             )
         )
+    problems += [
+        TrailProblem(
+            "edited",
+            None,
+            f"The log of the table at {trail.uri} has {what}, which no writer of this package puts there: other readers may be shown other "
+            "rows than were sealed. Restore _delta_log from a backup.",
+        )
+        for what in head.alien()
+    ]
     expected = _expected(commits)
     for done, (path, sealed) in enumerate(sorted(expected.items()), 1):
         problem = _compare(trail, sealed, files.get(path))

@@ -18,6 +18,7 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -144,6 +145,26 @@ class Head:
             (TrailFile(path, str(source), str(day), size, rows or 0, first, last) for path, source, day, size, rows, first, last in listed),
             key=lambda file: file.path,
         )
+
+    def alien(self) -> list[str]:
+        """What the table's log holds that no writer of ours puts there, and that hides or changes rows for whoever heeds it. For people."""
+        protocol = self._table.protocol()
+        found = [f"feature {feature}" for feature in protocol.reader_features or ()]
+        if not found and protocol.min_reader_version > 1:
+            found.append(f"protocol version {protocol.min_reader_version}")
+        if self._hides_rows():
+            found.append("deletion vectors")
+        paths = self._table.get_add_actions(flatten=True)["path"].to_pylist()
+        found += [f"file {path} twice" for path, count in Counter(paths).items() if count > 1]
+        return found
+
+    def _hides_rows(self) -> bool:
+        from deltalake.exceptions import DeltaError
+
+        try:
+            return any(batch.num_rows for batch in pa.RecordBatchReader.from_stream(self._table.deletion_vectors()))
+        except (DeltaError, OSError, pa.ArrowException):
+            return True  # There are some, and they cannot be read.
 
     def attempt_of(self, among: Sequence[str]) -> tuple[str, int] | None:
         """Which of several attempts at one batch is the one that was committed, and the version that it made; None if none of them is.

@@ -142,7 +142,8 @@ def test_a_ledger_written_anew_under_another_key_is_not_trusted_although_its_key
 def test_json_has_the_documented_shape_and_stdout_holds_nothing_else(place: Place) -> None:
     result = mlsec(*LEDGER_ONLY, "--key", place.fingerprint, "--witness", place.witness, "--json")
     found = json.loads(result.stdout)
-    assert set(found) == {"verdict", "exit_code", "ledger", "trust", "rollback", "materializations"}
+    assert set(found) == {"verdict", "exit_code", "ledger", "trust", "rollback", "trail", "materializations"}
+    assert found["trail"] == {"verified": True, "reason": None, "trails": []}
     assert set(found["ledger"]) == {"store", "origin", "entries", "checked", "problems"}
     assert set(found["rollback"]) == {"verdict", "reason", "witness", "witnessed_entries", "witness_age_seconds"}
     assert set(found["materializations"]) == {"compared", "reason", "assets", "count", "counts", "gaps", "notes"}

@@ -227,3 +227,22 @@ def test_dagster_is_asked_about_no_trail(kept: TrailPlace) -> None:
     found = document(result)
     assert found["materializations"]["assets"] == 1
     assert found["trail"]["trails"][0]["verdict"] == "verified"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_deletion_vector_hides_no_row_and_is_told(kept: TrailPlace, removed: bool, announced: bool) -> None:
+    before, add = mlsec("trail", "--json").stdout, kept.added()
+    # As in https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vectors: inline, six rows.
+    inline = "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"
+    vector = {"storageType": "i", "pathOrInlineDv": inline, "sizeInBytes": 40, "cardinality": 6}
+    features = ["deletionVectors"]
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+    kept.forge(
+        *([{"protocol": protocol}] if announced else []),
+        *([{"remove": {"path": add["path"], "deletionTimestamp": 0, "dataChange": True}}] if removed else []),
+        {"add": {**add, "deletionVector": vector}},
+    )
+    assert mlsec("trail", "--json").stdout == before
+    assert {kind for kind, _ in problems(kept)} == {"edited"}
+    assert verify(kept).exit_code == 1

@@ -7,8 +7,7 @@ from typing import Any
 
 from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
 from mlsec_dagster.audit.trail import Trail
-from tests.audit.trail.made import line, source_of
-from tests.audit.trail.test_querying import Names
+from tests.audit.trail.made import Names, line, source_of
 from tests.cli.ledgers import Place
 
 # What an attacker chooses: a user agent, a name, a path.

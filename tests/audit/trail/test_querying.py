@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,19 +26,9 @@ from mlsec_dagster.audit.schema import SCHEMA
 from mlsec_dagster.audit.times import microseconds
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import ConfigurationError, StoreError, UnverifiableError
-from tests.audit.trail.made import MIDNIGHT, delivery, line, source_of
+from tests.audit.trail.made import MIDNIGHT, Names, delivery, line, source_of
 
 HOSTILE = "\x1b]0;owned\x07'; DROP TABLE x; --%\u202e\n=cmd|' /C calc'!A0"
-
-
-class Names:
-    """A translator that takes the run for a model, and its digit for a version."""
-
-    def artifact(self, event: AuditEvent) -> Artifact:
-        run = (event.request or "").rpartition("/run")[2][:1]
-        if event.plane != "data":
-            return Artifact("none")
-        return Artifact("model", model="fraud", version=run, by="template") if run in {"1", "2"} else Artifact("unresolved")
 
 
 def every(trail: Trail, limit: int | None = None, **wanted) -> list[dict]:
@@ -129,6 +124,46 @@ def test_a_trail_in_a_folder_with_a_telling_name_is_read_all_the_same(filled, na
     assert every(Trail(str(moved))) == every(filled)
     assert every(Trail(str(moved)), artifact="fraud/1", limit=3) == every(filled, artifact="fraud/1", limit=3)
     assert summary(Trail(str(moved)), "2026-05-02") == summary(filled, "2026-05-02")
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """A bucket in a process of its own: Delta Lake waits for it without letting other threads of this one run."""
+    import boto3
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    command = [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            client = boto3.client("s3", config=Config(retries={"total_max_attempts": 30, "mode": "standard"}))
+            client.create_bucket(Bucket="security")
+            yield "security"
+        finally:
+            server.terminate()
+
+
+def test_a_trail_in_an_object_storage_is_read_with_its_own_credentials(filled, bucket):
+    import boto3
+
+    client = boto3.client("s3")
+    for path in Path(filled.uri).rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"trail/{path.relative_to(filled.uri).as_posix()}")
+    there = Trail(f"s3://{bucket}/trail", {"AWS_ALLOW_HTTP": "true"})
+    assert every(there) == every(filled)
+    assert every(there, 3, artifact="fraud", since=microseconds(at(1))) == every(filled, 3, artifact="fraud", since=microseconds(at(1)))
+    assert summary(there, "2026-05-02") == summary(filled, "2026-05-02")
 
 
 def test_a_table_that_lists_files_elsewhere_is_not_followed(filled, tmp_path):
