@@ -20,16 +20,15 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlsec_dagster.audit.artifacts import Artifact, Translator
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
-from mlsec_dagster.audit.files import Sink, TrailFile
+from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.known import KnownKeys, remember
-from mlsec_dagster.audit.rows import DAY, FILE_SCHEMA, access_key, event_table, quarantine_key, quarantine_table
+from mlsec_dagster.audit.rows import DAY, access_key, event_table, quarantine_key, quarantine_table
 from mlsec_dagster.audit.times import rfc3339
 from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 
 CHUNK: Final = 32_768
@@ -101,7 +100,7 @@ class Batch:
         self._events: list[AuditEvent] = []
         self._objects: list[str] = []
         self._quarantined: list[tuple[Quarantined, str, int]] = []
-        self._open: dict[int, _Part] = {}
+        self._open: dict[int, Part] = {}
         self._parts = 0
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
         self._pending: list[Future[None]] = []
@@ -254,7 +253,7 @@ class Batch:
             text = rfc3339(day * DAY)[:10]
             self._parts += 1
             path = f"source={self.source}/day={text}/{self.attempt}-{self._parts}.parquet"
-            self._open[day] = _Part(path, text, self._storage.create(path))
+            self._open[day] = Part(path, text, self._storage.create(path))
         part = self._open[day]
         self._pending.append(self._writing.submit(part.write, table))
         self._wait(2)
@@ -263,7 +262,7 @@ class Batch:
         part = self._open.pop(day)
         self._pending.append(self._writing.submit(self._finish_part, part))
 
-    def _finish_part(self, part: "_Part") -> None:
+    def _finish_part(self, part: Part) -> None:
         self.files.append(part.close(self.source))
         remember(self._head.identity, part.path, part.keys)
 
@@ -276,45 +275,3 @@ class Batch:
                     f"The trail's files cannot be written to {self._storage.uri} ({error}). Nothing was recorded, and nothing is lost: "
                     "make room or mend the connection; the next tick reads the same log objects again."
                 ) from error
-
-
-class _Part:
-    """One file that is being written. All but its making happens on the batch's writing thread."""
-
-    def __init__(self, path: str, day: str, sink: Sink) -> None:
-        self.path = path
-        self.day = day
-        self.sink = sink
-        self.keys: list[bytes] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._rows = 0
-        self._first: int | None = None
-        self._last: int | None = None
-
-    def write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                pa.PythonFile(self.sink, "w"),
-                FILE_SCHEMA,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=_DICTIONARY,
-                write_statistics=_STATISTICS,
-            )
-        self._writer.write_table(table)
-        times = pc.min_max(table.column("time").cast(pa.int64())).as_py()
-        self._first = times["min"] if self._first is None else min(self._first, times["min"])
-        self._last = times["max"] if self._last is None else max(self._last, times["max"])
-        self._rows += table.num_rows
-        self.keys += table.column("key").to_pylist()
-
-    def close(self, source: Source) -> TrailFile:
-        if self._writer is not None:
-            self._writer.close()
-        self.sink.close()
-        return TrailFile(self.path, source, self.day, self.sink.size, self._rows, self._first, self._last, self.sink.digest)
-
-
-# Of these columns every row has another value, so that a dictionary of them would be as large as the column.
-_DICTIONARY: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "id", "time", "logged", "request_id", "raw"}]
-_STATISTICS: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "raw", "reason"}]

@@ -19,7 +19,6 @@ the clock.
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -37,7 +36,6 @@ from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.state import LocationState
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
-from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
 from mlsec_dagster.storage.log_positions import Intent, Position
 
@@ -355,7 +353,7 @@ class Ingestion:
             intents = log_positions.open_intents(connection, self._location)
         for number in sorted({intent.number for intent in intents}):
             tried = {intent.attempt: intent for intent in intents if intent.number == number}
-            committed = self._fate(number, list(tried))
+            committed = self.trail.fate(self.place.uri, number, list(tried))
             for attempt, intent in tried.items():
                 content = msgspec.msgpack.decode(intent.content, type=_Content)
                 if committed is not None and committed[0] == attempt:
@@ -366,23 +364,6 @@ class Ingestion:
                     log_positions.settle(connection, self._location, attempt, "lost")
                 for file in content.files:
                     self.trail.storage.remove(file.path)
-
-    def _fate(self, number: int, attempts: list[str]) -> tuple[str, int] | None:
-        """Which attempt at a batch is in the trail, and since which version; None for none, and then none of them can be any more.
-
-        Whoever was about to commit may still be there, and only slow. So the number is taken first: what was prepared from an earlier
-        version of the table is refused from then on.
-        """
-        for _ in range(_CONFLICTS):
-            head = self.trail.open(create=True)
-            if head.number(self.place.uri) >= number:
-                return head.attempt_of(attempts)
-            with suppress(TrailConflictError):
-                head.take_number(self.place.uri, number)
-                return None
-        raise StoreError(
-            f"The audit trail {self.trail.uri} is written to all the time, so that batch {number} could not be settled; later."
-        )
 
     def _settle(self, position: Position) -> None:
         self._settled.add(hash((position.object, position.version, position.size)))
