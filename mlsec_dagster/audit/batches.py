@@ -25,6 +25,7 @@ from mlsec_dagster.audit.artifacts import Artifact, Translator
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.known import KnownKeys, remember
+from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.rows import DAY, access_key, event_table, quarantine_key, quarantine_table
 from mlsec_dagster.audit.times import rfc3339
 from mlsec_dagster.audit.trail import Trail
@@ -76,6 +77,7 @@ class Batch:
         location: URI of where the log objects lie.
         source: The log.
         translator: Says which artifact an access is about.
+        pseudonyms: Replace what tells persons, if they are to be replaced.
 
     Attributes:
         attempt: Its identity.
@@ -84,7 +86,9 @@ class Batch:
         files: What was written, once finished.
     """
 
-    def __init__(self, trail: Trail, *, location: str, source: Source, translator: Translator) -> None:
+    def __init__(
+        self, trail: Trail, *, location: str, source: Source, translator: Translator, pseudonyms: Pseudonyms | None = None
+    ) -> None:
         self.location = location
         self.source: Source = source
         self.attempt = uuid4().hex
@@ -95,6 +99,7 @@ class Batch:
         self._storage = trail.storage
         self._known = KnownKeys(self._head.files(), trail.storage.open, self._head.identity)
         self._translator = translator
+        self._pseudonyms = pseudonyms
         self._ingested = time.time_ns() // 1000
         self._seen: set[bytes] = set()
         self._events: list[AuditEvent] = []
@@ -179,13 +184,15 @@ class Batch:
             return
         keys = [access_key(event) for event in events]
         times = np.fromiter((event.time for event in events), np.int64, len(events))
-        kept = self._new(keys, times)
+        keys, kept = self._new(keys, times)
         if not kept:
             return
         if len(kept) < len(events):
             events, keys, objects = [events[at] for at in kept], [keys[at] for at in kept], [objects[at] for at in kept]
             times = times[kept]
         artifacts = [self._artifact(event) for event in events]
+        if self._pseudonyms is not None:
+            events = [self._pseudonyms.event(event) for event in events]
         self._count(events, artifacts, times)
         self._write(event_table(events, artifacts, keys, objects, self._ingested), times // DAY)
 
@@ -194,17 +201,24 @@ class Batch:
         if not taken:
             return
         keys = [quarantine_key(row, log_object) for row, log_object, _ in taken]
-        kept = self._new(keys, np.fromiter((modified for *_, modified in taken), np.int64, len(taken)))
+        keys, kept = self._new(keys, np.fromiter((modified for *_, modified in taken), np.int64, len(taken)))
         if not kept:
             return
         self.tally.quarantined += len(kept)
         rows, objects, times = zip(*(taken[index] for index in kept), strict=True)
+        if self._pseudonyms is not None:
+            rows = [self._pseudonyms.quarantined(row) for row in rows]
         table = quarantine_table(rows, [keys[index] for index in kept], objects, times, self._ingested)
         self._write(table, np.array(times, np.int64) // DAY)
 
-    def _new(self, keys: list[bytes], times: Any) -> list[int]:
-        """Places of the rows that neither the trail nor this batch has, each key once."""
-        known = self._known.among(self.source, keys, times).tolist()
+    def _new(self, keys: list[bytes], times: Any) -> tuple[list[bytes], list[int]]:
+        """The keys as they are stored, and places of the rows that neither the trail nor this batch has, each key once."""
+        found = self._known.among(self.source, keys, times)
+        if self._pseudonyms is not None:
+            # Rows of before there were pseudonyms are known by the plain key.
+            keys = [self._pseudonyms.key(key) for key in keys]
+            found |= self._known.among(self.source, keys, times)
+        known = found.tolist()
         kept: list[int] = []
         seen = self._seen
         for index, key in enumerate(keys):
@@ -213,7 +227,7 @@ class Batch:
             seen.add(key)
             kept.append(index)
         self.tally.duplicates += len(keys) - len(kept)
-        return kept
+        return keys, kept
 
     def _artifact(self, event: AuditEvent) -> Artifact:
         try:

@@ -32,6 +32,7 @@ from mlsec_dagster.audit.events import Quarantined
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
+from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.state import LocationState
@@ -130,6 +131,7 @@ class Ingestion:
         translator: Says which artifact an access is about.
         ledger: Seals commits; None leaves them unsealed.
         batch_rows: Rows of one commit, about.
+        pseudonyms: Replace what tells persons, if they are to be replaced.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Ingestion:
         *,
         ledger: "Ledger | None" = None,
         batch_rows: int = BATCH_ROWS,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.database = database
         self.trail = trail
@@ -148,6 +151,7 @@ class Ingestion:
         self.translator = translator
         self.ledger = ledger
         self.batch_rows = batch_rows
+        self.pseudonyms = pseudonyms
         self._location = -1
         self._settled: set[int] = set()
         self._loaded = False
@@ -230,7 +234,9 @@ class Ingestion:
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
-        batch = Batch(self.trail, location=self.place.uri, source=self.source.source, translator=self.translator)
+        batch = Batch(
+            self.trail, location=self.place.uri, source=self.source.source, translator=self.translator, pseudonyms=self.pseudonyms
+        )
         done: list[Reading] = []
         positions: list[Position] = []
         incomplete: list[str] = []

@@ -31,7 +31,7 @@ class Merging:
     """Rows that are being brought into order. Leave it, and the disk is free again."""
 
     def __init__(self) -> None:
-        self._file = TemporaryFile()
+        self._file = TemporaryFile()  # noqa: SIM115 - it is closed when the merging is left
         self._sink = pa.PythonFile(self._file, "w")
         self._writer: Any = None
         self._waiting: list[pa.Table] = []

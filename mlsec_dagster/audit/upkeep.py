@@ -11,7 +11,7 @@ location of their own, which is no place of logs, so that the table keeps a numb
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -128,7 +128,7 @@ class Upkeep:
         self._holder = uuid4().hex
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Generator[None]:
         """One at a time. That nothing is lost does not depend on it: it spares double work.
 
         Raises:

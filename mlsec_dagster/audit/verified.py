@@ -11,7 +11,7 @@ are digested, into a file that has no name, and only the copy is read. Whoever i
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -31,7 +31,7 @@ class NotAsSealedError(VerificationError):
 
 
 @contextmanager
-def verified_copy(trail: Trail, sealed: TrailFile) -> Iterator[Any]:
+def verified_copy(trail: Trail, sealed: TrailFile) -> Generator[Any]:
     """A file of the trail, open for random reading.
 
     Args:
