@@ -30,7 +30,6 @@ from mlsec_dagster.errors import StoreError
 
 _ROW_GROUP_ROWS: Final = 32_768
 _ROW_GROUP_BYTES: Final = 32 << 20
-_READ_ROWS: Final = 8_192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +178,11 @@ def _merge(upkeep: Upkeep, rewriting: Rewriting, group: list[TrailFile]) -> Trai
         return rewriting.finish(part, group[0].source, keys)
 
 
-def tables_of(opened: object) -> Iterator[pa.Table]:
-    """The rows of a file of the trail, a few thousand at once."""
-    for batch in pq.ParquetFile(opened).iter_batches(batch_size=_READ_ROWS):
-        yield pa.Table.from_batches([batch])
+def tables_of(opened: object, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a file of the trail, a row group at once: these are bounded in rows and bytes when they are written."""
+    file = pq.ParquetFile(opened)
+    for number in range(file.num_row_groups):
+        yield file.read_row_group(number, columns=None if columns is None else list(columns))
 
 
 def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -25,7 +25,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlsec_dagster.audit.compaction import tables_of
 from mlsec_dagster.audit.files import TrailFile
@@ -131,6 +130,7 @@ def erase(upkeep: Upkeep, person: Person, *, reason: str, mentions: bool = False
         raise ConfigurationError("The reference names the person, and the ledger would keep that for ever. Give a number instead.")
     report, searched = Erased(), set[str]()
     with upkeep.turn():
+        before = {path for path, _, _ in upkeep.trail.storage.listed()}
         for _ in range(_PASSES):
             view = upkeep.look()
             _require_sealed(view)
@@ -149,7 +149,6 @@ def erase(upkeep: Upkeep, person: Person, *, reason: str, mentions: bool = False
         else:
             raise StoreError("New rows come in faster than they can be searched. What was found is erased; run it again.")
         # Those of expiries and compactions before may hold rows of the person too.
-        before = {path for path, _, _ in upkeep.trail.storage.listed()}
         upkeep.destroy_removed()
         view = upkeep.look()
         left = {path for path, _, _ in upkeep.trail.storage.listed()}
@@ -180,8 +179,8 @@ def _search(
             progress("searching files:", done, len(files))
         count = 0
         with verified_copy(upkeep.trail, file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(batch_size=8_192, columns=list(COLUMNS)):
-                matches = person.matches(pa.Table.from_batches([batch]))
+            for table in tables_of(opened, COLUMNS):
+                matches = person.matches(table)
                 own, raw, mentioned = (int(pc.sum(mask).as_py() or 0) for mask in (matches.own, matches.quarantined, matches.mentions))
                 found.own, found.quarantined, found.mentions = found.own + own, found.quarantined + raw, found.mentions + mentioned
                 count += own + raw + (mentioned if mentions else 0)

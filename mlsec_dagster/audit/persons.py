@@ -109,11 +109,11 @@ class Person:
         own = pc.or_(own, _one_of(table.column("address"), [*self.addresses, *self.tokens]))
         own = pc.or_(own, _one_of(table.column("user_agent"), self.tokens))
         for column in IDENTITIES if self.emails or self.tokens else ():
-            own = pc.or_(own, _with(table.column(column), _pattern([*self.emails, *self.tokens])))
+            own = pc.or_(own, _with(table.column(column), [*self.emails, *self.tokens]))
         anywhere = nothing
         for column in _TEXTS:
-            anywhere = pc.or_(anywhere, _with(table.column(column), _pattern(self.known_by)))
-        placed = _with(table.column("log_object"), _pattern(self.known_by))
+            anywhere = pc.or_(anywhere, _with(table.column(column), self.known_by))
+        placed = _with(table.column("log_object"), self.known_by)
         raw = pc.and_(anywhere, quarantined)
         return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed)
 
@@ -122,8 +122,12 @@ def _one_of(column: Any, values: Sequence[str]) -> Any:
     return pc.is_in(column, value_set=pa.array(list(values), pa.string()))
 
 
-def _with(column: Any, pattern: str) -> Any:
-    return pc.fill_null(pc.match_substring_regex(column, pattern), False)
+def _with(column: Any, texts: Sequence[str]) -> Any:
+    """Where one of the texts is, as a whole word. The pattern is dear, so what cannot have any of them is not held against it."""
+    words = {max(text.split("@"), key=len) for text in texts}
+    if column.null_count == len(column) or not any(pc.any(pc.match_substring(column, word, ignore_case=True)).as_py() for word in words):
+        return pa.chunked_array([pa.repeat(pa.scalar(False), len(chunk)) for chunk in column.chunks], pa.bool_())
+    return pc.fill_null(pc.match_substring_regex(column, _pattern(texts)), False)
 
 
 def _pattern(texts: Sequence[str]) -> str:
