@@ -31,6 +31,13 @@ COLUMNS: Final = ("kind", "log_object", *_TEXTS)
 
 _SHORTEST: Final = 3
 
+_ANY: Final = ""
+# What would make another address of it: more letters, and points and hyphens with more letters behind them.
+_BEFORE: Final = r"(?:^|[^\pL\pN_.+-]|\\[nrtbf]|%[0-9A-Fa-f]{2})"
+_BEHIND: Final = r"(?:$|[^\pL\pN_.-]|[.-](?:$|[^\pL\pN_]))"
+# In a text that is no identity, a point may also begin what a file's name ends in.
+_SUFFIX: Final = r"(?:$|[^\pL\pN_-]|-(?:$|[^\pL\pN_]))"
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:
@@ -92,8 +99,8 @@ class Person:
         return replace(self, principals=list(dict.fromkeys(principals)), names=list(dict.fromkeys(names)), tokens=tokens)
 
     def in_text(self, text: str) -> bool:
-        """Whether a text has the person in it."""
-        return bool(pc.match_substring_regex(pa.scalar(text), _pattern(self.known_by)).as_py())
+        """Whether a text has the person anywhere in it."""
+        return bool(pc.match_substring_regex(pa.scalar(text), _pattern(self.known_by, _ANY, _ANY)).as_py())
 
     def matches(self, table: pa.Table) -> Matches:
         """Which rows of a table are about the person.
@@ -109,11 +116,11 @@ class Person:
         own = pc.or_(own, _one_of(table.column("address"), [*self.addresses, *self.tokens]))
         own = pc.or_(own, _one_of(table.column("user_agent"), self.tokens))
         for column in IDENTITIES if self.emails or self.tokens else ():
-            own = pc.or_(own, _with(table.column(column), [*self.emails, *self.tokens]))
+            own = pc.or_(own, _with(table.column(column), [*self.emails, *self.tokens], _BEFORE, _BEHIND))
         anywhere = nothing
         for column in _TEXTS:
-            anywhere = pc.or_(anywhere, _with(table.column(column), self.known_by))
-        placed = _with(table.column("log_object"), self.known_by)
+            anywhere = pc.or_(anywhere, _with(table.column(column), self.known_by, _BEFORE, _SUFFIX))
+        placed = _with(table.column("log_object"), self.known_by, _ANY, _ANY)
         raw = pc.and_(anywhere, quarantined)
         return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed)
 
@@ -122,16 +129,15 @@ def _one_of(column: Any, values: Sequence[str]) -> Any:
     return pc.is_in(column, value_set=pa.array(list(values), pa.string()))
 
 
-def _with(column: Any, texts: Sequence[str]) -> Any:
-    """Where one of the texts is, as a whole word. The pattern is dear, so what cannot have any of them is not held against it."""
+def _with(column: Any, texts: Sequence[str], before: str, behind: str) -> Any:
+    """Where one of the texts is, between such signs. The pattern is dear, so what cannot have any of them is not held against it."""
     words = {max(text.split("@"), key=len) for text in texts}
     if column.null_count == len(column) or not any(pc.any(pc.match_substring(column, word, ignore_case=True)).as_py() for word in words):
         return pa.chunked_array([pa.repeat(pa.scalar(False), len(chunk)) for chunk in column.chunks], pa.bool_())
-    return pc.fill_null(pc.match_substring_regex(column, _pattern(texts)), False)
+    return pc.fill_null(pc.match_substring_regex(column, _pattern(texts, before, behind)), False)
 
 
-def _pattern(texts: Sequence[str]) -> str:
-    """Any of the texts as a whole word, in any case, also with the escapes that URLs and JSON have for an @ (RE2)."""
+def _pattern(texts: Sequence[str], before: str, behind: str) -> str:
+    """Any of the texts in any case, also with the escapes that URLs and JSON have for an @ (RE2)."""
     words = "|".join(re.escape(text).replace("@", r"(?:@|%40|%2540|\\u0040)") for text in sorted(set(texts), key=len, reverse=True))
-    # What would make another address of it: more letters, and points, hyphens and colons with more letters behind them.
-    return rf"(?i)(?:^|[^\pL\pN_.+-]|\\[nrtbf]|%[0-9a-f]{{2}})(?:{words})(?:$|[^\pL\pN_.-]|[.-](?:$|[^\pL\pN_]))"
+    return f"(?i){before}(?:{words}){behind}"
