@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from mlsec_dagster.audit.events import SOURCES
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.legal_hold import Hold
-from mlsec_dagster.audit.upkeep import Change, Upkeep, View, new_attempt, seconds_now
+from mlsec_dagster.audit.upkeep import Change, Upkeep, View, new_attempt
 from mlsec_dagster.errors import ConfigurationError
 
 
@@ -87,10 +87,10 @@ def expire(upkeep: Upkeep, retention: Retention, *, now: float | None = None, mo
         StoreError: The clock is behind, or a store cannot be reached.
         TrailConflictError: Somebody else took out some of the files meanwhile.
     """
-    now, report = seconds_now() if now is None else now, Expired()
+    report = Expired()
     with upkeep.turn():
         view = upkeep.look()
-        view.require_clock(now)
+        now = view.clock(now)
         for source in sorted({file.source for file in view.files.values()}):
             due = _due(view, source, retention, now, report, most=most)
             if due is None:

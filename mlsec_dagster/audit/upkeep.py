@@ -97,17 +97,19 @@ class View:
             return f"The table's log tells other days, sizes or times of the file {path} than were sealed."
         return None
 
-    def require_clock(self, now: float) -> None:
-        """Refuse to judge by a clock that is behind what was sealed.
+    def clock(self, now: float | None) -> float:
+        """Seconds since the epoch, by this machine's clock if nobody gives them. A clock that is behind what was sealed is not believed.
 
         Raises:
             StoreError: It is.
         """
+        now = seconds_now() if now is None else now
         if now < self.newest:
             raise StoreError(
                 f"The clock of this machine is {self.newest - now:,.0f} s behind the newest sealed commit of the trail, so ages cannot be "
                 "told. Set the clock right; nothing was deleted."
             )
+        return now
 
 
 class Upkeep:

@@ -11,7 +11,7 @@ names, nor anything outside the folders of the partitions.
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsec_dagster.audit.upkeep import Upkeep, seconds_now
+from mlsec_dagster.audit.upkeep import Upkeep
 
 GRACE_SECONDS: Final = 7 * 86_400.0
 """How long readers may have files open, and ingestions may take from file to commit."""
@@ -47,12 +47,12 @@ def vacuum(upkeep: Upkeep, *, grace: float = GRACE_SECONDS, now: float | None = 
         VerificationError: The table as a whole is not what was sealed.
         StoreError: The clock is behind, or a store cannot be reached.
     """
-    now, report = seconds_now() if now is None else now, Vacuumed()
+    report = Vacuumed()
     with upkeep.turn():
         # Listed first: whatever is committed from here on is newer than the grace.
         listed = list(upkeep.trail.storage.listed())
         view = upkeep.look()
-        view.require_clock(now)
+        now = view.clock(now)
         # Of what never was part of the table only the storage's own clock tells the age, and this machine's may be wrong.
         storage_now = min(now, max((written for _, _, written in listed), default=now))
         for path, size, written in listed:
