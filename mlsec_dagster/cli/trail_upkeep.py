@@ -50,7 +50,7 @@ def key_options(command: _Command) -> _Command:
     """`--pseudonym-keys`."""
     return click.option(
         "--pseudonym-keys",
-        "keys",
+        "key_file",
         metavar="FILE",
         envvar=f"{KEYS_VARIABLE}_FILE",
         type=click.Path(dir_okay=False),
@@ -318,14 +318,14 @@ def erase(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    keys: str | None,
+    key_file: str | None,
     signer: str | None,
     signer_public_key: str | None,
 ) -> None:
     """Erase a person's rows: they stay as rows, and tell of nobody any more.
 
     With the keys of the pseudonyms, rows that have pseudonyms are found too. The files that held the rows are deleted at once; backups and
-    versions that the storage keeps are yours to delete. Options of --yes may be repeated, and stay in your shell's history.
+    versions that the storage keeps are yours to delete. What you give here stays in your shell's history.
 
     \b
       mlsec trail erase --email ann@example.com --dry-run
@@ -340,7 +340,7 @@ def erase(
     if not dry_run and not (reference or "").strip():
         raise click.UsageError("--reference is missing: give the number of the request, or --dry-run.")
     person = Person(principals=principals, names=names, emails=emails, addresses=addresses)
-    if (pseudonyms := pseudonyms_of(keys)) is not None:
+    if (pseudonyms := pseudonyms_of(key_file)) is not None:
         person = person.with_pseudonyms(pseudonyms)
     if reference is not None and person.in_text(reference):
         raise ConfigurationError("The reference names the person, and the ledger would keep that for ever. Give a number instead.")
@@ -393,9 +393,9 @@ def _say_found(found: "Found", mentions: bool) -> None:
 @click.argument("tokens", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @key_options
-def reveal(tokens: tuple[str, ...], as_json: bool, keys: str | None) -> None:
+def reveal(tokens: tuple[str, ...], as_json: bool, key_file: str | None) -> None:
     """Tell what pseudonyms stand for, in texts that have any."""
-    pseudonyms = _require_keys(keys)
+    pseudonyms = _require_keys(key_file)
     values = {
         token: pseudonyms.revealed(token) if " " in token or not token.startswith("pseudonym:") else pseudonyms.reveal(token)
         for token in tokens
@@ -435,9 +435,9 @@ def rotate(file: str) -> None:
 @pseudonyms_group.command("of")
 @click.argument("value")
 @key_options
-def of_(value: str, keys: str | None) -> None:
+def of_(value: str, key_file: str | None) -> None:
     """Tell what stands for VALUE in the trail, a line for each key."""
-    for token in _require_keys(keys).of(value):
+    for token in _require_keys(key_file).of(value):
         say(token)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,8 +51,9 @@ def traces(trail, of=TRACES) -> list[str]:
             continue
         data = path.read_bytes()
         if path.suffix == ".parquet" and "_delta_log" not in path.parts:
-            table = pq.read_table(path, partitioning=None)
-            data += repr(table.to_pylist()).encode() + repr(pq.ParquetFile(path).metadata.to_dict()).encode()
+            with suppress(pa.ArrowInvalid):  # One that was never finished has no pages that anybody can find.
+                table = pq.read_table(path, partitioning=None)
+                data += repr(table.to_pylist()).encode() + repr(pq.ParquetFile(path).metadata.to_dict()).encode()
         if any(trace in data for trace in of):
             found.append(path.relative_to(trail.uri).as_posix())
     return found
