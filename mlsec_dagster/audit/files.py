@@ -129,7 +129,8 @@ class Files:
                 target = self.root / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 return Sink(open(target, "xb", buffering=0))
-            return Sink(self._remote.open_output_stream(path))
+            # Not through Arrow: it hands over buffers of its own, and Delta Lake takes only `bytes`.
+            return Sink(_Stream(self._remote._handler.open_output_stream(path, None)))
         except OSError as error:
             raise StoreError(f"The trail's file {path} cannot be created in {self.uri} ({error}). Nothing was recorded.") from error
 
@@ -234,6 +235,22 @@ class Files:
 
             self._handler = DeltaStorageHandler(self.uri, self.options)
         return self._handler
+
+
+class _Stream:
+    """A stream of Delta Lake's, which takes only `bytes`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: memoryview) -> None:
+        self._stream.write(bytes(data))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _folders(path: str) -> list["os.DirEntry[str]"]:
