@@ -241,6 +241,7 @@ class Upkeep:
 
         Raises:
             TrailConflictError: Some of what was to be taken out is gone already. The files that were written are deleted.
+            VerificationError: A legal hold covers some of it. The files that were written are deleted.
             StoreError: A store cannot be written. If the commit happened all the same, the next turn seals it.
         """
         number: int | None = None
@@ -249,6 +250,9 @@ class Upkeep:
             there = {file.path for file in head.files()}
             if any(file.path not in there for file in change.removed):
                 break
+            if change.why != "compacted" and (hold := self._hold_on(change)) is not None:
+                self._lose(attempt, change)
+                raise VerificationError(f"The legal hold {hold.name} was set meanwhile and covers some of it; nothing was done.")
             if number is None:
                 number = head.number(self.uri) + 1
                 with self.database.write() as connection:
@@ -286,6 +290,11 @@ class Upkeep:
         """The hold that covers a file, by its path."""
         source, day, _ = path.split("/")
         return view.held(source.removeprefix("source="), day.removeprefix("day="))
+
+    def _hold_on(self, change: Change) -> Hold | None:
+        """A hold that covers some of what is to be taken out; asked for again, as it may have been set since somebody looked."""
+        holds = active_holds(self.ledger, self.trail)
+        return next((hold for file in change.removed if (hold := covering(holds, file.source, file.day)) is not None), None)
 
     def _finish(self, attempt: str, number: int, version: int, change: Change) -> None:
         commit = Commit(

@@ -130,6 +130,26 @@ def test_a_hold_stops_expiry_erasure_and_vacuum_of_what_it_covers(ten_days, trai
     assert verify_trail(ledger, trail) == []
 
 
+def test_a_hold_that_is_set_while_others_work_stops_them_too(ten_days, trail, upkeep, ledger, monkeypatch):
+    before = set(Path(trail.uri).rglob("*.parquet"))
+    for number, work in enumerate(
+        (lambda: expire(upkeep, Retention({}, default=1), most=True), lambda: erase(upkeep, ANN, reason="DSR-1"))
+    ):
+        put = Upkeep.put
+
+        def late(self, change, attempt, number=number, put=put):
+            set_hold(ledger, trail, Hold(name=f"case-{number}", who="counsel", why="subpoena"))
+            return put(self, change, attempt)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Upkeep, "put", late)
+            with pytest.raises(VerificationError, match=f"legal hold case-{number}"):
+                work()
+        lift_hold(ledger, trail, f"case-{number}", who="counsel", why="settled")
+    assert set(Path(trail.uri).rglob("*.parquet")) == before
+    assert verify_trail(ledger, trail) == []
+
+
 def test_an_erasure_by_others_in_days_without_a_hold_goes_on(ten_days, trail, upkeep, ledger):
     set_hold(ledger, trail, Hold(name="other", who="counsel", why="subpoena", sources=["wandb.audit"]))
     assert erase(upkeep, ANN, reason="DSR-1").found.rows == 60
