@@ -159,23 +159,32 @@ def _compact_day(upkeep: Upkeep, groups: list[list[TrailFile]]) -> None:
 
 def _merge(upkeep: Upkeep, rewriting: Rewriting, group: list[TrailFile]) -> TrailFile:
     keys: list[Keys] = []
-    with Merging() as merging:
-        for file in group:
-            with verified_copy(upkeep.trail, file) as opened:
-                rows = 0
-                for table in tables_of(opened):
-                    keys.append(key_numbers(table.column("key")))
-                    rows += table.num_rows
-                    merging.add(table)
-            if rows != file.rows:
-                raise NotAsSealedError(f"The file {file.path} was sealed with {file.rows:,} rows and has {rows:,}. It was left alone.")
-        part = rewriting.begin(group[0].source, group[0].day)
-        try:
+    try:
+        with Merging() as merging:
+            for file in group:
+                keys += _take_in(upkeep, file, merging)
+            part = rewriting.begin(group[0].source, group[0].day)
             for table in _row_groups(merging.merged()):
                 part.write(table)
-        except OSError as error:
-            raise StoreError(f"The trail's file {part.path} cannot be written ({error}). Nothing was done; make room.") from error
-        return rewriting.finish(part, group[0].source, keys)
+            return rewriting.finish(part, group[0].source, keys)
+    except OSError as error:
+        raise StoreError(
+            f"The files of {group[0].source} on {group[0].day} cannot be merged ({error}). Nothing was done: make room in the trail's "
+            "storage and in TMPDIR, or mend the connection."
+        ) from error
+
+
+def _take_in(upkeep: Upkeep, file: TrailFile, merging: Merging) -> list[Keys]:
+    """The rows of one file, as it was sealed. Returns their keys."""
+    keys: list[Keys] = []
+    with verified_copy(upkeep.trail, file) as opened:
+        for table in tables_of(opened):
+            keys.append(key_numbers(table.column("key")))
+            merging.add(table)
+    rows = sum(map(len, keys))
+    if rows != file.rows:
+        raise NotAsSealedError(f"The file {file.path} was sealed with {file.rows:,} rows and has {rows:,}. It was left alone.")
+    return keys
 
 
 def tables_of(opened: object, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -164,7 +164,7 @@ def _require_sealed(view: View) -> None:
         if path in view.pending:
             raise StoreError(f"The file {path} is being put into the trail or taken out just now. Nothing was erased; run it again.")
         if (sentence := view.difference(path)) is not None:
-            raise VerificationError(f"{sentence} It cannot be told whose rows it has; see `mlsec trail verify`. Nothing was erased.")
+            raise VerificationError(f"{sentence} It cannot be told whose rows it has; see `mlsec verify`. Nothing was erased.")
     missing = view.sealed.keys() - view.files.keys()
     if missing:
         raise VerificationError(f"The file {min(missing)} was taken out of the trail, and no statement says why. Nothing was erased.")

@@ -45,7 +45,6 @@ class Rewriting:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._open is not None:
             self._open.sink.close()
-        # What a store could not tell stays: it may have happened, and the next turn finds out.
         for path in self._paths:
             self.trail.storage.remove(path)
 

@@ -207,7 +207,7 @@ class Upkeep:
                 else "the table is not the one that was sealed"
             )
             raise VerificationError(
-                f"The trail {self.trail.uri} is not what the ledger says ({what}), so nothing of it is touched. See `mlsec trail verify`."
+                f"The trail {self.trail.uri} is not what the ledger says ({what}), so nothing of it is touched. See `mlsec verify`."
             )
         removed = {path: at for commit, at in entries for path in commit.removed}
         pending = frozenset(
