@@ -21,16 +21,16 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlsec_dagster.audit.artifacts import Artifact, Translator
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
-from mlsec_dagster.audit.files import Sink, TrailFile
+from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.known import KnownKeys, remember
-from mlsec_dagster.audit.rows import DAY, FILE_SCHEMA, access_key, event_lines, event_table, quarantine_key, quarantine_table
+from mlsec_dagster.audit.pseudonyms import Pseudonyms
+from mlsec_dagster.audit.rows import DAY, access_key, event_lines, event_table, quarantine_key, quarantine_table
 from mlsec_dagster.audit.times import rfc3339
 from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 
 CHUNK: Final = 16_384
@@ -91,6 +91,7 @@ class Batch:
         location: URI of where the log objects lie.
         source: The log.
         translator: Says which artifact an access is about.
+        pseudonyms: Replace what tells persons, if they are to be replaced.
 
     Attributes:
         attempt: Its identity.
@@ -100,7 +101,9 @@ class Batch:
         intended: Whether it is written down that it is about to be committed, and not that it was refused.
     """
 
-    def __init__(self, trail: Trail, *, location: str, source: Source, translator: Translator) -> None:
+    def __init__(
+        self, trail: Trail, *, location: str, source: Source, translator: Translator, pseudonyms: Pseudonyms | None = None
+    ) -> None:
         self.location = location
         self.source: Source = source
         self.attempt = uuid4().hex
@@ -112,12 +115,13 @@ class Batch:
         self._storage = trail.storage
         self._known = KnownKeys(self._head.files(), trail.storage.open, self._head.identity)
         self._translator = translator
+        self._pseudonyms = pseudonyms
         self._ingested = time.time_ns() // 1000
         self._seen: set[bytes] = set()
         self._events: list[AuditEvent] = []
         self._objects: list[str] = []
         self._quarantined: list[tuple[Quarantined, str, int]] = []
-        self._open: dict[int, _Part] = {}
+        self._open: dict[int, Part] = {}
         self._parts = 0
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
         self._pending: list[Future[None]] = []
@@ -194,13 +198,15 @@ class Batch:
             return
         keys = [access_key(event) for event in events]
         times = np.fromiter((event.time for event in events), np.int64, len(events))
-        kept = self._new(keys, times)
+        keys, kept = self._new(keys, times)
         if not kept:
             return
         if len(kept) < len(events):
             events, keys, objects = [events[at] for at in kept], [keys[at] for at in kept], [objects[at] for at in kept]
             times = times[kept]
         artifacts = [self._artifact(event) for event in events]
+        if self._pseudonyms is not None:
+            events = [self._pseudonyms.event(event) for event in events]
         self._count(events, artifacts, times)
         # What is bound here is what it is now: the next rows come while these are written.
         table = partial(event_table, events, artifacts, keys, objects, self._ingested, event_lines(events))
@@ -211,17 +217,24 @@ class Batch:
         if not taken:
             return
         keys = [quarantine_key(row, log_object) for row, log_object, _ in taken]
-        kept = self._new(keys, np.fromiter((modified for *_, modified in taken), np.int64, len(taken)))
+        keys, kept = self._new(keys, np.fromiter((modified for *_, modified in taken), np.int64, len(taken)))
         if not kept:
             return
         self.tally.quarantined += len(kept)
         rows, objects, times = zip(*(taken[index] for index in kept), strict=True)
+        if self._pseudonyms is not None:
+            rows = [self._pseudonyms.quarantined(row) for row in rows]
         table = partial(quarantine_table, rows, [keys[index] for index in kept], objects, times, self._ingested)
         self._write(table, np.array(times, np.int64) // DAY)
 
-    def _new(self, keys: list[bytes], times: Any) -> list[int]:
-        """Places of the rows that neither the trail nor this batch has, each key once."""
-        known = self._known.among(self.source, keys, times).tolist()
+    def _new(self, keys: list[bytes], times: Any) -> tuple[list[bytes], list[int]]:
+        """The keys as they are stored, and places of the rows that neither the trail nor this batch has, each key once."""
+        found = self._known.among(self.source, keys, times)
+        if self._pseudonyms is not None:
+            # Rows of before there were pseudonyms are known by the plain key.
+            keys = [self._pseudonyms.key(key) for key in keys]
+            found |= self._known.among(self.source, keys, times)
+        known = found.tolist()
         kept: list[int] = []
         seen = self._seen
         for index, key in enumerate(keys):
@@ -230,7 +243,7 @@ class Batch:
             seen.add(key)
             kept.append(index)
         self.tally.duplicates += len(keys) - len(kept)
-        return kept
+        return keys, kept
 
     def _artifact(self, event: AuditEvent) -> Artifact:
         try:
@@ -287,7 +300,7 @@ class Batch:
             text = rfc3339(day * DAY)[:10]
             self._parts += 1
             path = f"source={self.source}/day={text}/{self.attempt}-{self._parts}.parquet"
-            self._open[day] = _Part(path, text, self._storage.create(path))
+            self._open[day] = Part(path, text, self._storage.create(path))
         self._open[day].write(table)
 
     def _close(self, day: int) -> None:
@@ -298,45 +311,3 @@ class Batch:
     def _close_all(self) -> None:
         for day in list(self._open):
             self._close(day)
-
-
-class _Part:
-    """One file that is being written."""
-
-    def __init__(self, path: str, day: str, sink: Sink) -> None:
-        self.path = path
-        self.day = day
-        self.sink = sink
-        self.keys: list[bytes] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._rows = 0
-        self._first: int | None = None
-        self._last: int | None = None
-
-    def write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                pa.PythonFile(self.sink, "w"),
-                FILE_SCHEMA,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=_DICTIONARY,
-                write_statistics=_STATISTICS,
-            )
-        self._writer.write_table(table)
-        times = pc.min_max(table.column("time").cast(pa.int64())).as_py()
-        self._first = times["min"] if self._first is None else min(self._first, times["min"])
-        self._last = times["max"] if self._last is None else max(self._last, times["max"])
-        self._rows += table.num_rows
-        self.keys += table.column("key").to_pylist()
-
-    def close(self, source: Source) -> TrailFile:
-        if self._writer is not None:
-            self._writer.close()
-        self.sink.close()
-        return TrailFile(self.path, source, self.day, self.sink.size, self._rows, self._first, self._last, self.sink.digest)
-
-
-# Of these columns every row has another value, so that a dictionary of them would be as large as the column.
-_DICTIONARY: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "id", "time", "logged", "request_id", "raw"}]
-_STATISTICS: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "raw", "reason"}]

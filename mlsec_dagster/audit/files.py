@@ -11,6 +11,8 @@ sink.digest, sink.size
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 import os
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,6 +25,9 @@ from blake3 import blake3
 from mlsec_dagster.errors import StoreError
 
 _PIECE: Final = 1 << 20
+
+IN_PARTITION: Final = re.compile(r"source=[a-z0-9_.]+/day=\d{4}-\d{2}-\d{2}/[\w-]+\.parquet")
+"""What the path of a file of the trail looks like: nothing else is ever deleted."""
 
 
 class TrailFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,7 +129,8 @@ class Files:
                 target = self.root / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 return Sink(open(target, "xb", buffering=0))
-            return Sink(self._remote.open_output_stream(path))
+            # Not through Arrow: it hands over buffers of its own, and Delta Lake takes only `bytes`.
+            return Sink(_Stream(self._remote._handler.open_output_stream(path, None)))
         except OSError as error:
             raise StoreError(f"The trail's file {path} cannot be created in {self.uri} ({error}). Nothing was recorded.") from error
 
@@ -149,6 +155,62 @@ class Files:
                 size += len(piece)
         return f"blake3:{hashed.hexdigest()}", size
 
+    def listed(self) -> Iterator[tuple[str, int, float]]:
+        """Path, size in bytes and time of writing (seconds since the epoch) of every Parquet file in the folders of the partitions.
+
+        Whether they are part of the table or not. Links are not followed, for they may lead out of it.
+
+        Raises:
+            StoreError: The storage cannot be listed.
+        """
+        try:
+            for path, size, written in self._listed_local() if self.root is not None else self._listed_remote():
+                if IN_PARTITION.fullmatch(path):
+                    yield path, size, written
+        except OSError as error:
+            raise StoreError(f"The trail's files in {self.uri} cannot be listed ({error}).") from error
+
+    def _listed_local(self) -> Iterator[tuple[str, int, float]]:
+        root = os.fspath(self.root or "")
+        for folder in _folders(root):
+            for day in _folders(folder.path):
+                with os.scandir(day.path) as inside:
+                    for each in inside:
+                        if each.is_file(follow_symlinks=False):
+                            status = each.stat(follow_symlinks=False)
+                            yield f"{folder.name}/{day.name}/{each.name}", status.st_size, status.st_mtime
+
+    def _listed_remote(self) -> Iterator[tuple[str, int, float]]:
+        from pyarrow import fs
+
+        found = fs.PyFileSystem(self._remote).get_file_info(fs.FileSelector("", recursive=True, allow_not_found=True))
+        for each in found:
+            if each.type == fs.FileType.File and each.mtime_ns:
+                yield each.path.lstrip("/"), each.size, each.mtime_ns / 1e9
+
+    def destroy(self, path: str) -> None:
+        """Delete a file of a partition, and make sure that it is gone.
+
+        Raises:
+            StoreError: It is still there, or the path leads out of the table.
+        """
+        if not IN_PARTITION.fullmatch(path):
+            raise StoreError(f"The path {path!r} is no file of a partition of the trail, and was not deleted.")
+        if self.root is not None and (self.root / path).parent.resolve() != self.root.resolve() / path.rpartition("/")[0]:
+            raise StoreError(f"The path {path!r} leads through a link out of the trail, and was not deleted. Remove the link.")
+        self.remove(path)
+        try:
+            self.open(path).close()
+        except FileNotFoundError:
+            if self.root is not None and (self.root / path).parent.is_dir():
+                self._sync(self.root / path, only_folder=True)
+            return
+        except OSError as error:
+            raise StoreError(f"Whether the trail's file {path} is gone cannot be told ({error}). Run it again.") from error
+        raise StoreError(
+            f"The trail's file {path} could not be deleted from {self.uri}. Give this process the right to delete; run it again."
+        )
+
     def remove(self, path: str) -> None:
         """Delete a file that is no part of the table; one that is gone is no error."""
         with suppress(OSError):
@@ -161,7 +223,11 @@ class Files:
         """Bring a file that somebody else wrote to the disk, with the name that its folder has for it."""
         if self.root is None:
             return
-        for target in (self.root / path, (self.root / path).parent):
+        self._sync(self.root / path)
+
+    @staticmethod
+    def _sync(file: Path, *, only_folder: bool = False) -> None:
+        for target in (file.parent,) if only_folder else (file, file.parent):
             number = os.open(target, os.O_RDONLY)
             try:
                 os.fsync(number)
@@ -175,6 +241,30 @@ class Files:
 
             self._handler = DeltaStorageHandler(self.uri, self.options)
         return self._handler
+
+
+class _Stream:
+    """A stream of Delta Lake's, which takes only `bytes`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: memoryview) -> None:
+        self._stream.write(bytes(data))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _folders(path: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(path) as inside:
+            return [each for each in inside if each.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def local_path(uri: str) -> Path | None:

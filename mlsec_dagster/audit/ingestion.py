@@ -19,7 +19,6 @@ the clock.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -33,11 +32,11 @@ from mlsec_dagster.audit.events import Quarantined
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
+from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
-from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
 from mlsec_dagster.storage.log_positions import Intent, Position
 
@@ -141,6 +140,7 @@ class Ingestion:
         translator: Says which artifact an access is about.
         ledger: Seals commits; None leaves them unsealed.
         batch_rows: Rows of one commit, about.
+        pseudonyms: Replace what tells persons, if they are to be replaced.
     """
 
     def __init__(
@@ -152,6 +152,7 @@ class Ingestion:
         *,
         ledger: "Ledger | None" = None,
         batch_rows: int = BATCH_ROWS,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.database = database
         self.trail = trail
@@ -159,6 +160,7 @@ class Ingestion:
         self.translator = translator
         self.ledger = ledger
         self.batch_rows = batch_rows
+        self.pseudonyms = pseudonyms
         self._location = -1
         self._settled: set[int] = set()
         self._loaded = False
@@ -315,7 +317,9 @@ class Ingestion:
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
-        batch = Batch(self.trail, location=self.place.uri, source=self.source.source, translator=self.translator)
+        batch = Batch(
+            self.trail, location=self.place.uri, source=self.source.source, translator=self.translator, pseudonyms=self.pseudonyms
+        )
         done: list[Reading] = []
         positions: list[Position] = []
         incomplete: list[str] = []
@@ -405,10 +409,14 @@ class Ingestion:
             try:
                 version = batch.commit()
             except TrailConflictError:
-                with self.database.write() as connection:
-                    log_positions.settle(connection, self._location, batch.attempt, "lost")
-                batch.intended = False
-                raise
+                # It may be the answer that was lost and not the commit: only the table tells.
+                fate = self.trail.fate(self.place.uri, batch.number, [batch.attempt])
+                if fate is None:
+                    with self.database.write() as connection:
+                        log_positions.settle(connection, self._location, batch.attempt, "lost")
+                    batch.intended = False
+                    raise
+                version = fate[1]
             self._finish(batch.attempt, batch.number, version or 0, _Content(batch.files, positions, batch.tally, incomplete))
             report.commits += 1
         for position in positions:
@@ -442,7 +450,7 @@ class Ingestion:
             intents = log_positions.open_intents(connection, self._location)
         for number in sorted({intent.number for intent in intents}):
             tried = {intent.attempt: intent for intent in intents if intent.number == number}
-            committed = self._fate(number, list(tried))
+            committed = self.trail.fate(self.place.uri, number, list(tried))
             for attempt, intent in tried.items():
                 content = msgspec.msgpack.decode(intent.content, type=_Content)
                 if committed is not None and committed[0] == attempt:
@@ -453,23 +461,6 @@ class Ingestion:
                     log_positions.settle(connection, self._location, attempt, "lost")
                 for file in content.files:
                     self.trail.storage.remove(file.path)
-
-    def _fate(self, number: int, attempts: list[str]) -> tuple[str, int] | None:
-        """Which attempt at a batch is in the trail, and since which version; None for none, and then none of them can be any more.
-
-        Whoever was about to commit may still be there, and only slow. So the number is taken first: what was prepared from an earlier
-        version of the table is refused from then on.
-        """
-        for _ in range(_CONFLICTS):
-            head = self.trail.open(create=True)
-            if head.number(self.place.uri) >= number:
-                return head.attempt_of(attempts)
-            with suppress(TrailConflictError):
-                head.take_number(self.place.uri, number)
-                return None
-        raise StoreError(
-            f"The audit trail {self.trail.uri} is written to all the time, so that batch {number} could not be settled; later."
-        )
 
     def _settle(self, position: Position) -> None:
         self._settled.add(hash((position.object, position.version, position.size)))

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -106,8 +107,7 @@ class KnownKeys:
 
     def _load(self, path: str) -> Keys:
         with self._open(path) as opened:
-            column = pq.ParquetFile(opened).read(columns=["key"]).column("key")
-        return _sorted(as_numbers([bytes(key) for key in column.to_pylist()]))
+            return _sorted(key_numbers(pq.ParquetFile(opened).read(columns=["key"]).column("key")))
 
 
 def remember(identity: str, path: str, keys: Sequence[bytes]) -> None:
@@ -118,6 +118,16 @@ def remember(identity: str, path: str, keys: Sequence[bytes]) -> None:
 def as_numbers(keys: Sequence[bytes]) -> Keys:
     """Keys as an array of two numbers each."""
     return np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, KEY_BYTES // 8)
+
+
+def key_numbers(column: pa.ChunkedArray) -> Keys:
+    """A column of keys as an array of two numbers each."""
+    pieces = [np.empty((0, KEY_BYTES // 8), np.uint64)]
+    for chunk in column.cast(pa.binary(KEY_BYTES)).chunks:
+        if len(chunk):
+            numbers = np.frombuffer(chunk.buffers()[1], dtype="<u8").reshape(-1, KEY_BYTES // 8)
+            pieces.append(numbers[chunk.offset : chunk.offset + len(chunk)])
+    return np.concatenate(pieces)
 
 
 def _sorted(keys: Keys) -> Keys:

@@ -8,7 +8,7 @@ The ledger holds digests only. What was taken out on purpose (compaction, retent
 nobody signed for is a problem.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -90,10 +90,15 @@ def sealed_commits(ledger: "Ledger", trail_uri: str) -> list[Commit]:
     Raises:
         LedgerError: A statement is not what was signed, or cannot be read.
     """
-    commits: list[Commit] = []
+    return [commit for commit, _ in sealed_entries(ledger, trail_uri)]
+
+
+def sealed_entries(ledger: "Ledger", trail_uri: str) -> list[tuple[Commit, float]]:
+    """As `sealed_commits`, each with the time at which it was sealed, seconds since the epoch by the writer's clock."""
+    commits: list[tuple[Commit, float]] = []
     for entry in ledger.history(TRAIL_ASSET, trail_uri, {TRAIL}):
         try:
-            commits.append(msgspec.convert(dict(entry.statement.predicate), Commit))
+            commits.append((msgspec.convert(dict(entry.statement.predicate), Commit), entry.recorded_at))
         except msgspec.ValidationError as error:
             raise LedgerError(f"Entry {entry.index} of the ledger is about a trail and cannot be read ({error}).") from error
     return commits
@@ -104,6 +109,7 @@ def verify_trail(
     trail: Trail,
     *,
     due: Mapping[str, str] | None = None,
+    leaving: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[TrailProblem]:
     """Compare the trail with what was sealed: every file, byte by byte.
@@ -112,6 +118,7 @@ def verify_trail(
         ledger: Where it was sealed; verified by itself, see `verify_ledger`.
         trail: The trail as it is now.
         due: Digests by path of files whose commit may have happened and whose seal is still due, as the database tells.
+        leaving: Paths of files that were to be taken out by a commit whose seal is still due.
         progress: Called with (files done, files in total).
 
     Raises:
@@ -151,9 +158,9 @@ def verify_trail(
         )
         for what in head.alien()
     ]
-    expected = _expected(commits)
+    expected = expected_files(commits)
     for done, (path, sealed) in enumerate(sorted(expected.items()), 1):
-        problem = _compare(trail, sealed, files.get(path))
+        problem = _compare(trail, sealed, files.get(path), path in leaving)
         if problem is not None:
             problems.append(problem)
         if progress is not None:
@@ -163,7 +170,7 @@ def verify_trail(
     return problems
 
 
-def _expected(commits: Sequence[Commit]) -> dict[str, TrailFile]:
+def expected_files(commits: Sequence[Commit]) -> dict[str, TrailFile]:
     """Files that have to be there. In the order of versions, for two writers may seal in another."""
     expected: dict[str, TrailFile] = {}
     for commit in sorted(commits, key=lambda commit: commit.version):
@@ -173,7 +180,13 @@ def _expected(commits: Sequence[Commit]) -> dict[str, TrailFile]:
     return expected
 
 
-def _compare(trail: Trail, sealed: TrailFile, listed: TrailFile | None) -> TrailProblem | None:
+def _compare(trail: Trail, sealed: TrailFile, listed: TrailFile | None, leaving: bool) -> TrailProblem | None:
+    if listed is None and leaving:
+        return TrailProblem(
+            "unsealed",
+            sealed.path,
+            f"The file {sealed.path} was taken out of the trail and that is not sealed yet; the next upkeep of the trail does that.",
+        )
     if listed is None:
         return TrailProblem(
             "dropped",

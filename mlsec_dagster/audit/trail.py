@@ -20,6 +20,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +38,9 @@ ATTEMPT: Final = "mlsec.attempt"
 WHY: Final = "mlsec.why"
 
 _RECENT: Final = 50
-
+_ASKED: Final = 5
+_NOBODY: Final = "none-"
+_HARMLESS: Final = frozenset({"CREATE TABLE", "VACUUM START", "VACUUM END", "OPTIMIZE CHECKPOINT"})
 _CONFIGURATION: Final = {"delta.checkpointInterval": "50"}
 
 
@@ -60,6 +63,29 @@ class Trail:
 
     def __repr__(self) -> str:
         return f"Trail({self.uri!r})"
+
+    def fate(self, location: str, number: int, attempts: Sequence[str]) -> tuple[str, int] | None:
+        """Which attempt at a batch is in the trail, and since which version; None for none, and then none of them can be any more.
+
+        Whoever was about to commit may still be there, and only slow. So the number is taken first: what was prepared from an earlier
+        version of the table is refused from then on.
+
+        Args:
+            location: Of the batch.
+            number: Of the batch.
+            attempts: All that there were at it.
+
+        Raises:
+            StoreError: The table cannot be read or written, or is written to all the time.
+        """
+        for _ in range(_ASKED):
+            head = self.open(create=True)
+            if head.number(location) >= number:
+                return head.attempt_of(attempts)
+            with suppress(TrailConflictError):
+                head.take_number(location, number)
+                return None
+        raise StoreError(f"The audit trail {self.uri} is written to all the time, so that batch {number} could not be settled; later.")
 
     def exists(self) -> bool:
         """Whether there is a table."""
@@ -177,6 +203,17 @@ class Head:
                 return str(commit[ATTEMPT]), int(commit["version"])
         return None
 
+    def attempts(self) -> dict[int, str | None]:
+        """Identity of every commit of files that the table's log still tells of, by version; None for a commit that is not ours."""
+        told: dict[int, str | None] = {}
+        for commit in self._table.history():
+            attempt = commit.get(ATTEMPT)
+            if attempt is None and commit.get("operation") in _HARMLESS:
+                continue
+            if attempt is None or not str(attempt).startswith(_NOBODY):
+                told[int(commit["version"])] = None if attempt is None else str(attempt)
+        return told
+
     def take_number(self, location: str, number: int) -> None:
         """Commit nothing under a batch's number, so that no attempt at it that was prepared before can be committed any more.
 
@@ -184,7 +221,7 @@ class Head:
             TrailConflictError: One just was.
             StoreError: The table cannot be written.
         """
-        self.commit(attempt=f"none-{number}", why="ingested", sources=(), added=(), batch=(location, number))
+        self.commit(attempt=f"{_NOBODY}{number}", why="ingested", sources=(), added=(), batch=(location, number))
 
     def commit(
         self,

@@ -78,7 +78,8 @@ def _verify(ledger: "Ledger", uri: str, progress: Progress) -> TrailOutcome:
         trail = Trail(uri, trail_storage_options())
         for _ in range(_TIMES):
             before = ledger.checkpoint()
-            outcome.problems = verify_trail(ledger, trail, due=due_files(ledger.database).added, progress=tell)
+            due = due_files(ledger.database)
+            outcome.problems = verify_trail(ledger, trail, due=due.added, leaving=due.leaving, progress=tell)
             # What was committed and sealed in between is in one and not in the other. Then look again; else it is what it looks like.
             if not outcome.problems or ledger.checkpoint() == before:
                 break

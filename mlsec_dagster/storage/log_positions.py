@@ -20,6 +20,10 @@ KEPT_BATCHES: Final = 100
 """Batches that are kept behind the newest of a location, for people who look for what went wrong."""
 
 
+OURS: Final = "mlsec:"
+"""What the URI of a location begins with that is no place of logs: work on the trail itself has intents too."""
+
+
 class Position(NamedTuple):
     """How far one log object was read.
 
@@ -78,8 +82,9 @@ def known_location(connection: Connection, uri: str) -> tuple[int, str] | None:
 
 
 def all_locations(connection: Connection) -> Sequence[tuple[int, str, str]]:
-    """Number, URI and state of every location, by URI."""
+    """Number, URI and state of every location that logs are read from, by URI."""
     query = select(log_locations.c.id, log_locations.c.uri, log_locations.c.state).order_by(log_locations.c.uri)
+    query = query.where(~log_locations.c.uri.startswith(OURS, autoescape=True))
     return [(int(row.id), str(row.uri), str(row.state)) for row in connection.execute(query)]
 
 

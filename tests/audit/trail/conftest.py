@@ -8,6 +8,7 @@ import pytest
 
 from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
 from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.audit.upkeep import Upkeep
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import Ledger, open_ledger
 from mlsec_dagster.integrity.trust import Trust
@@ -50,3 +51,8 @@ def tick(ingestion: Callable[..., Ingestion]) -> Callable[..., Report]:
         return ingestion(kind, **settings).tick(Budget())
 
     return run
+
+
+@pytest.fixture
+def upkeep(ledger: Ledger, trail: Trail) -> Upkeep:
+    return Upkeep(ledger.database, trail, ledger)
