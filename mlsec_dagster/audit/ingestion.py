@@ -35,6 +35,7 @@ from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
+from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
@@ -163,6 +164,7 @@ class Ingestion:
         self._settled: set[int] = set()
         self._loaded = False
         self._everything: _Everything | None = None
+        self._digests = False
 
     @property
     def place(self) -> Place:
@@ -208,6 +210,7 @@ class Ingestion:
         try:
             self._recover(report)
             self._load_settled()
+            self._digests = self.state().digests
             work(report)
         finally:
             with self.database.write() as connection:
@@ -356,7 +359,7 @@ class Ingestion:
         if position is not None and position.complete and (position.version, position.size) == (found.version, found.size):
             self._settle(position)
             return None
-        return Reading(found, self.source, position, self._rows_of_copy)
+        return Reading(found, self.source, position, self._rows_of_copy, ContentHash() if self._digests else None)
 
     def _take_rows(self, batch: Batch, reading: Reading, budget: Budget, incomplete: list[str]) -> bool:
         """Put rows of an object into the batch. Returns whether it was read as far as it goes."""

@@ -34,6 +34,8 @@ class Position(NamedTuple):
         digest: "blake3:…" of its bytes as stored, where it was read in one go.
         seam: "blake3:…" of the last bytes before `consumed`, of an object that grows.
         origin: What stays while it grows, see `LogObject`.
+        content: SHA-256 of its decompressed content, hexadecimal, where digest files are verified that name it. Of a digest file itself it
+            is there once that file was verified.
     """
 
     object: str
@@ -46,6 +48,7 @@ class Position(NamedTuple):
     digest: str | None = None
     seam: str | None = None
     origin: str = ""
+    content: str | None = None
 
 
 class Intent(NamedTuple):
@@ -193,7 +196,7 @@ def write_state(connection: Connection, location: int, state: str) -> None:
     connection.execute(update(log_locations).where(log_locations.c.id == location).values(state=state))
 
 
-_POSITIONS: Final = select(*(column for column in log_objects.c if column.name != "location"))
+_POSITIONS: Final = select(*(log_objects.c[name] for name in Position._fields))
 
 
 def _position(row: Any) -> Position:
@@ -208,4 +211,5 @@ def _position(row: Any) -> Position:
         row.digest,
         row.seam,
         row.origin or "",
+        row.content,
     )
