@@ -52,13 +52,22 @@ def with_findings(state: LocationState, found: Iterable[DigestFinding]) -> Locat
     return msgspec.structs.replace(state, findings=kept, more_findings=more)
 
 
-def silence(chain: Chain, now: int) -> str | None:
-    """What to say of a chain of which nothing comes any more; None if it comes, or is backfill, which comes when it is needed."""
+def silence(chain: Chain, now: int, stopped: str | None = None) -> str | None:
+    """What to say of a chain that was verified and goes on no more; None if it does, or is backfill, which comes when it is needed.
+
+    Args:
+        chain: Where it stands.
+        now: Microseconds since the epoch.
+        stopped: Why digest files that are there are not verified; None if there are none.
+    """
     if chain.chain.endswith("_backfill") or chain.end > now - SILENT // timedelta(microseconds=1):
         return None
+    name, since = printable(chain.chain)[:_NAME_CHARACTERS], rfc3339(chain.end)[:19]
+    if stopped is not None:
+        return f"silent: {name}: Digest files are verified up to {since}Z only, and those behind wait{f': {stopped}' if stopped else ''}."
     return (
-        f"silent: {printable(chain.chain)[:_NAME_CHARACTERS]}: Digest files come every hour even if nothing happens; the last one ends at "
-        f"{rfc3339(chain.end)[:19]}Z. They were deleted, or the trail or its log file validation was switched off."
+        f"silent: {name}: Digest files come every hour even if nothing happens; the last one ends at {since}Z. They were deleted, or the "
+        "trail or its log file validation was switched off."
     )
 
 

@@ -30,6 +30,7 @@ from mlsec_dagster.audit.findings import silence, with_findings
 from mlsec_dagster.audit.layouts import CloudTrailLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject
+from mlsec_dagster.audit.places.failures import printable
 from mlsec_dagster.audit.public_keys import KeysUnavailableError, PublicKeys
 from mlsec_dagster.audit.state import LocationState
 from mlsec_dagster.audit.times import since_epoch
@@ -56,7 +57,7 @@ COPIES: Final = (
 
 _DAY: Final = timedelta(days=1) // timedelta(microseconds=1)
 _GRACE: Final = timedelta(hours=1) // timedelta(microseconds=1)
-"""A digest file that is named and not there may be on its way for so long."""
+"""A digest file that is named and not there may be on its way for so long, by the time that its follower was signed with."""
 
 _HOLD_SECONDS: Final = 120.0
 _EXPECTED_DAYS: Final = 30
@@ -227,7 +228,7 @@ class _Proving:
             except _WaitError:
                 pass
             except StoreError as error:
-                reason = f"digest files of {name} are not verified: {error}"
+                reason = f"digest files of {printable(name)} are not verified: {error}"
             self.proof.waiting += len(waiting) - index
             self.proof.stopped[name] = reason or ""
             return
@@ -251,7 +252,7 @@ class _Proving:
             return True
         chain = self.chains.get(digest.chain)
         findings, whole = self._follows(digest, chain)
-        if any(finding.kind == "missing" for finding in findings) and self.now - found.modified < _GRACE:
+        if any(finding.kind == "missing" for finding in findings) and self.now - digest.end < _GRACE:
             raise _WaitError
         checked = check_logs(digest, self.place, self.bucket, self.prefix, self._positions, lambda: self.budget.spent)
         self.proof.read += checked.read
@@ -365,9 +366,7 @@ class _Proving:
 
     def _finish(self, unproven: list[str], *, done: bool, digests: bool = False) -> None:
         """Write down how far every chain is proven, and what keeps it from being proven."""
-        silent = [
-            told for name, chain in self.chains.items() if name not in self.proof.stopped and (told := silence(chain, self.now)) is not None
-        ]
+        silent = [*filter(None, (silence(chain, self.now, self.proof.stopped.get(name)) for name, chain in self.chains.items()))]
         more = [f"silent: {len(silent) - _SHOWN} more chains of digest files."] if len(silent) > _SHOWN else []
         unknown = [name for name in self.proof.stopped if name not in self.chains]
         proven = min((chain.proven for chain in self.chains.values()), default=None)

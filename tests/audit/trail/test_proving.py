@@ -24,8 +24,9 @@ from mlsec_dagster.audit.public_keys import KeysUnavailableError, PublicKeys
 from mlsec_dagster.audit.state import LocationState
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.integrity.ledger import Ledger
+from mlsec_dagster.integrity.ledger import Ledger, open_ledger
 from mlsec_dagster.storage import log_digests, log_positions
+from mlsec_dagster.storage.database import Database
 from mlsec_dagster.storage.tables import log_locations
 from tests.audit.trail.deliveries import KEY, STRANGER, Delivering, der, fingerprint
 from tests.audit.trail.made import Nobody, delivery, source_of
@@ -387,6 +388,20 @@ def test_without_the_right_to_fetch_keys_nothing_is_proven_and_nothing_is_found(
     assert not watch.state.unproven
 
 
+def test_a_chain_that_was_proven_and_cannot_be_any_more_is_a_problem(watch: Watch, aws: Delivering) -> None:
+    """Whoever may write to the bucket, where keys are only given, can name one that is not."""
+    aws.deliver(0)
+    watch.tick()
+    aws.key = STRANGER
+    for hour in range(1, 5):
+        aws.deliver(hour)
+    watch.region = Region(code="AccessDeniedException")
+    assert told(watch.tick()) == set()
+    assert "verified up to" in watch.state.silent[0]
+    assert "cloudtrail:ListPublicKeys" in watch.state.silent[0]
+    assert watch.state.proven_to == aws.end(1)
+
+
 def test_a_server_without_that_operation_proves_nothing(watch: Watch, aws: Delivering) -> None:
     aws.deliver(0)
     watch.ingest()
@@ -480,47 +495,50 @@ def test_whatever_the_budget_everything_is_verified_in_the_end(watch: Watch, aws
     assert len(watch.state.findings) == 1
 
 
-class _Crash(BaseException):
+class _CrashError(BaseException):
     pass
 
 
+@pytest.mark.parametrize("committed", [False, True])
 def test_whoever_dies_at_any_write_neither_skips_a_digest_file_nor_loses_or_doubles_a_finding(
-    watch: Watch, aws: Delivering, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, trail: Trail, aws: Delivering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     for hour in range(3):
         aws.deliver(hour, logs=1)
     aws.delete(aws.logs[1])
-    watch.ingest()
-    write = type(watch.database).write
-    dead = 0
-    for step in range(40):
-        for committed in (False, True):
-            seen = 0
+    write = Database.write
+    step = 0
+    while True:
+        step += 1
+        ledger = open_ledger(f"sqlite:///{tmp_path / f'{step}.db'}", signer=ledger.signer, trust=ledger.trust)
+        watch = Watch(ledger, trail, aws)
+        seen = 0
 
-            @contextmanager
-            def dying(database: Any, step: int = step, committed: bool = committed) -> Iterator[Any]:
-                nonlocal seen
-                with write(database) as connection:
-                    yield connection
-                    seen += 1
-                    if seen == step and not committed:
-                        raise _Crash
-                if seen == step and committed:
-                    raise _Crash
+        @contextmanager
+        def dying(database: Any, step: int = step) -> Iterator[Any]:
+            nonlocal seen
+            with write(database) as connection:
+                yield connection
+                seen += 1
+                if seen == step and not committed:
+                    raise _CrashError
+            if seen == step and committed:
+                raise _CrashError
 
-            monkeypatch.setattr(type(watch.database), "write", dying)
-            with suppress(_Crash):
-                watch.prove()
-            dead += seen >= step
-            monkeypatch.setattr(type(watch.database), "write", write)
-            _release(watch)
-    watch.prove()
-    assert dead > 6
-    assert watch.state.proven_to == aws.end(1)
-    assert len(watch.state.findings) == 1
-    with watch.database.read() as connection:
-        (chain,) = log_digests.all_chains(connection, 1).values()
-    assert (chain.object, chain.broken) == (aws.digests[2], True)
+        monkeypatch.setattr(Database, "write", dying)
+        with suppress(_CrashError):
+            watch.prove()
+        monkeypatch.setattr(Database, "write", write)
+        _release(watch)
+        watch.prove()
+        assert watch.state.proven_to == aws.end(1)
+        assert len(watch.state.findings) == 1
+        with watch.database.read() as connection:
+            (chain,) = log_digests.all_chains(connection, 1).values()
+        assert (chain.object, chain.broken) == (aws.digests[2], True)
+        if seen < step:
+            break
+    assert step > 6
 
 
 def _release(watch: Watch) -> None:
