@@ -124,6 +124,24 @@ def test_a_log_file_is_hashed_while_it_is_read_and_not_read_again(watch: Watch, 
     assert watch.state.proven_to == aws.end(2)
 
 
+def test_positions_in_postgresql_do_all_that_those_in_sqlite_do(ledger: Ledger, trail: Trail, aws: Delivering, postgres_url: str) -> None:
+    watch = Watch(open_ledger(postgres_url, signer=ledger.signer, trust=ledger.trust), trail, aws)
+    aws.deliver(0)
+    assert told(watch.tick()) == set()
+    for hour in range(1, 12):
+        aws.deliver(hour, logs=1)
+    planted = aws.log_key(aws.first, "PlantedPlanted00")
+    aws.put(planted, delivery(range(900, 901)))
+    aws.delete(aws.logs[-1])
+    assert told(watch.tick()) == {("missing", aws.logs[-1]), ("unverifiable", planted)}
+    assert watch.state.proven_to == aws.end(11)
+    acknowledge(watch.database, watch.source.place.uri, watch.state.findings)
+    assert watch.state.findings == []
+    with watch.database.read() as connection:
+        (chain,) = log_digests.all_chains(connection, 1).values()
+    assert (chain.proven, chain.broken) == (aws.end(12), False)
+
+
 def test_hours_in_which_nothing_happened_are_proven_too(watch: Watch, aws: Delivering) -> None:
     for hour in range(3):
         aws.deliver(hour, logs=0)
