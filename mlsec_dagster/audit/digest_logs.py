@@ -28,6 +28,7 @@ class CheckedLogs:
     Attributes:
         findings: What is wrong with them.
         present: Those that are there.
+        missing: Keys below the place of those that are not.
         contents: Hashes that were computed for it, by (key, version).
         read: Log files that had to be read for it.
         whole: All of them were looked at.
@@ -35,6 +36,7 @@ class CheckedLogs:
 
     findings: list[DigestFinding] = field(default_factory=list[DigestFinding])
     present: list[LogObject] = field(default_factory=list[LogObject])
+    missing: list[str] = field(default_factory=list[str])
     contents: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     read: int = 0
     whole: bool = True
@@ -77,6 +79,7 @@ def check_logs(
         found, position = listed.get(key), positions.get(key)
         if found is None:
             checked.findings += check_log(log, None)
+            checked.missing.append(key)
             continue
         checked.present.append(found)
         if position is not None and position.content is not None and (position.version, position.size) == (found.version, found.size):

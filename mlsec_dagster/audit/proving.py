@@ -23,8 +23,8 @@ from uuid import uuid4
 
 import msgspec
 
-from mlsec_dagster.audit.digest_chains import check_chain
 from mlsec_dagster.audit.digest_files import DigestFile, DigestFinding, chain_of, check_signature, parse, unreadable
+from mlsec_dagster.audit.digest_links import behind, follows
 from mlsec_dagster.audit.digest_logs import CheckedLogs, Covered, check_logs, region_folder
 from mlsec_dagster.audit.findings import silence, with_findings
 from mlsec_dagster.audit.layouts import CloudTrailLayout
@@ -60,8 +60,8 @@ _GRACE: Final = timedelta(hours=1) // timedelta(microseconds=1)
 """A digest file that is named and not there may be on its way for so long, by the time that its follower was signed with."""
 
 _HOLD_SECONDS: Final = 120.0
-_EXPECTED_DAYS: Final = 30
-"""The window reaches back to where each chain stands, unless it has stood there for longer."""
+_EXPECTED_DAYS: Final = 7
+"""The window reaches back to where each chain stands, unless nothing has come of it for so long though it was looked for."""
 
 _SHOWN: Final = 10
 _TIME: Final = re.compile(r"_(\d{8}T\d{6}Z)(?:_backfill)?\.json\.gz$")
@@ -188,7 +188,7 @@ class _Proving:
 
     def _window(self) -> tuple[date, int]:
         """First day of the window, and the time that it is before."""
-        oldest = self.now - _EXPECTED_DAYS * _DAY
+        oldest = (self.state.verified_at or 0) - _EXPECTED_DAYS * _DAY
         ends = [chain.end for chain in self.chains.values() if chain.end > oldest]
         reference = min((self.now, *filter(None, (self.state.newest_object,)), *ends))
         return first_day(reference, self.source.window_days), reference
@@ -251,7 +251,9 @@ class _Proving:
             self._write(found, None, wrong)
             return True
         chain = self.chains.get(digest.chain)
-        findings, whole = self._follows(digest, chain)
+        here = digest.previous_bucket == self.bucket and (digest.previous_key or "").startswith(self.prefix)
+        previous = self.known.get((digest.previous_key or "")[len(self.prefix) :]) if here else None
+        findings, whole = follows(digest, chain, previous, prefix=self.prefix, since=self._first_moment)
         if any(finding.kind == "missing" for finding in findings) and self.now - digest.end < _GRACE:
             raise _WaitError
         checked = check_logs(digest, self.place, self.bucket, self.prefix, self._positions, lambda: self.budget.spent)
@@ -260,7 +262,7 @@ class _Proving:
             with self.database.write() as connection:
                 log_digests.record_contents(connection, self.location, checked.contents)
             return False
-        after = _after(chain, digest, found.key, whole=whole and not findings and not checked.findings)
+        after = behind(chain, digest, found.key, whole=whole and not findings and not checked.findings)
         self._write(found, digest, [*findings, *checked.findings], chain=(chain, after), checked=checked)
         self.proof.verified += 1
         return True
@@ -275,22 +277,6 @@ class _Proving:
             self.keys.find(digest.fingerprint, region=region, start=digest.start, end=digest.end)
             return [*check_signature(digest, self.keys.known, bucket=self.bucket, key=key)]
         return wrong
-
-    def _follows(self, digest: DigestFile, chain: Chain | None) -> tuple[list[DigestFinding], bool]:
-        """What is wrong with what it follows, and whether nothing is, told before or not."""
-        if chain is not None and digest.end <= chain.end:
-            return [], True  # It came late, or was verified before positions were forgotten: what follows it has told what there was.
-        here = digest.previous_bucket == self.bucket and (digest.previous_key or "").startswith(self.prefix)
-        position = self.known.get((digest.previous_key or "")[len(self.prefix) :]) if here else None
-        if chain is None:
-            if position is not None and position.content == (digest.previous_sha256 or "").lower():
-                return [], True  # The chain was forgotten, and is there again.
-            findings = [*check_chain([digest], since=self._first_moment)]
-        else:
-            findings = [*check_chain([_last(chain, digest, self.prefix), digest], since=0)]
-        if findings and position is not None and position.content is None:
-            return [], False  # That digest file is there, and what is wrong with it was told.
-        return findings, not findings
 
     def _positions(self, keys: list[str]) -> dict[str, Position]:
         with self.database.read() as connection:
@@ -316,12 +302,14 @@ class _Proving:
                 self._replace(connection, *chain)
             new = [position]
             if checked is not None:
-                read = log_positions.positions_of(connection, self.location, [log.key for log in checked.present])
-                new += [_position(log, complete=False, content=None) for log in checked.present if log.key not in read]
+                # Those that nobody has read yet, and those that are missing, so that whoever puts one back plants none.
+                named = [*checked.present, *(LogObject(each, log_positions.NEVER_SEEN, 0, 0) for each in checked.missing)]
+                read = log_positions.positions_of(connection, self.location, [log.key for log in named])
+                new += [_position(log, complete=False, content=None) for log in named if log.key not in read]
             log_positions.record_positions(connection, self.location, new)
             if checked is not None:
                 log_digests.record_contents(connection, self.location, checked.contents)
-                log_digests.name_objects(connection, self.location, [log.key for log in checked.present])
+                log_digests.name_objects(connection, self.location, [*checked.missing, *(log.key for log in checked.present)])
             log_digests.name_objects(connection, self.location, [found.key])
             self._add(connection, findings)
         self.known[found.key] = position
@@ -381,6 +369,7 @@ class _Proving:
                 unproven=unproven,
                 digests=digests or state.digests,
                 proved_at=self.now if done else state.proved_at,
+                verified_at=self.now if done and not self.proof.stopped else state.verified_at,
             ).written()
             if after != before:
                 log_positions.write_state(connection, self.location, after)
@@ -389,40 +378,6 @@ class _Proving:
 def _named_time(key: str) -> str:
     match = _TIME.search(key)
     return match[1] if match else ""
-
-
-def _last(chain: Chain, digest: DigestFile, prefix: str) -> DigestFile:
-    """The last digest file of a chain, as far as one that follows it has to know."""
-    return msgspec.structs.replace(
-        digest,
-        key=prefix + chain.object,
-        start=chain.start,
-        end=chain.end,
-        sha256=chain.sha256,
-        signature=chain.signature,
-        previous_bucket=None,
-        previous_key=None,
-        logs=(),
-    )
-
-
-def _after(chain: Chain | None, digest: DigestFile, key: str, *, whole: bool) -> Chain:
-    """Where a chain stands behind a digest file."""
-    if chain is not None and digest.end <= chain.end:
-        return chain if whole else chain._replace(broken=True, proven=min(chain.proven, digest.start))
-    before = Chain(digest.chain, key, "", "", digest.start, digest.start, digest.start, digest.start) if chain is None else chain
-    broken = before.broken or not whole
-    return Chain(
-        digest.chain,
-        key,
-        digest.sha256,
-        digest.signature or "",
-        before.since,
-        digest.start,
-        digest.end,
-        before.proven if broken else digest.end,
-        broken,
-    )
 
 
 def _position(found: LogObject, *, complete: bool, content: str | None) -> Position:

@@ -18,7 +18,7 @@ from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject
 from mlsec_dagster.audit.sources.lines import SEAM, WholeLines
 from mlsec_dagster.audit.sources.streams import ContentHash
-from mlsec_dagster.storage.log_positions import Position
+from mlsec_dagster.storage.log_positions import NEVER_SEEN, Position
 
 _AT_ONCE: Final = 32 << 20
 """Bytes (as stored) of an object that is held in memory, so that it is known for a copy before it is parsed."""
@@ -85,7 +85,7 @@ class Reading:
     def _unchanging(self) -> Iterator[AuditEvent | Quarantined]:
         found, position = self.found, self.position
         same = position is not None and position.version == found.version
-        self.rewritten = position is not None and not same
+        self.rewritten = position is not None and position.version != NEVER_SEEN and not same
         skip = position.rows if position is not None and same and not position.complete else 0
         pieces: bytes | Iterable[bytes] = self.source.place.read(found)
         if found.size <= _AT_ONCE:

@@ -20,6 +20,10 @@ KEPT_BATCHES: Final = 100
 """Batches that are kept behind the newest of a location, for people who look for what went wrong."""
 
 
+NEVER_SEEN: Final = ""
+"""Version of an object that was never there, though something that is trusted names it."""
+
+
 class Position(NamedTuple):
     """How far one log object was read.
 

@@ -192,6 +192,36 @@ def test_a_deleted_log_file_is_found_and_the_proof_stays_before_it(watch: Watch,
     assert any(gone in problem for problem in mark.problems)
 
 
+def test_a_missing_log_file_that_is_put_back_is_read_and_neither_planted_nor_rewritten(watch: Watch, aws: Delivering) -> None:
+    aws.deliver(0)
+    aws.deliver(1)
+    gone = aws.logs[2]
+    kept = aws.get(gone)[0]
+    aws.delete(gone)
+    watch.tick()
+    aws.put(gone, kept)
+    assert watch.ingest().tally.events == 3
+    for hour in range(2, 12):
+        aws.deliver(hour, logs=0)
+    assert told(watch.tick()) == set()
+    assert len(watch.state.findings) == 1
+    assert not watch.state.rewritten
+
+
+def test_after_weeks_in_which_nobody_looked_it_goes_on_where_each_chain_stood(watch: Watch, aws: Delivering) -> None:
+    """Objects on the test's server are all written now, so the weeks lie behind."""
+    aws.first -= timedelta(days=20)
+    aws.deliver(0, logs=0)
+    watch.tick()
+    for hour in range(1, 24 * 3, 1):
+        aws.deliver(hour, logs=0)
+    later = aws.first + timedelta(days=20)
+    proof = watch.prove(now=int(later.timestamp()) * 1_000_000)
+    assert (proof.verified, proof.findings) == (24 * 3 - 1, [])
+    assert watch.state.proven_to == aws.end(24 * 3)
+    assert watch.state.silent
+
+
 @pytest.mark.parametrize("read_before", [False, True])
 def test_a_log_file_that_is_altered_before_or_after_it_was_read_is_found(watch: Watch, aws: Delivering, read_before: bool) -> None:
     aws.deliver(0)
