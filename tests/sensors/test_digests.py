@@ -101,3 +101,16 @@ def test_without_digest_files_it_is_said_how_to_switch_them_on(aws, keys, instan
 def test_a_key_that_cannot_be_read_is_refused_at_once(aws):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(bucket=aws.bucket, public_keys={"ea2f": "/no/such/key.der"}))
+
+
+def test_digest_files_are_looked_for_every_ten_minutes_and_not_at_every_tick(aws, keys, instance, dagster_home, monkeypatch):
+    monkeypatch.setattr(audit_log, "PROVE_EVERY", 600.0)
+    looked: list[Any] = []
+    prove = audit_log.prove
+    monkeypatch.setattr(audit_log, "prove", lambda *given, **more: looked.append(prove(*given, **more)))
+    for hour in range(6):
+        aws.deliver(hour)
+    for _ in range(3):
+        evaluated(aws, instance, public_keys=keys)
+    (proof,) = looked
+    assert proof.verified == 6
