@@ -127,7 +127,7 @@ def _not_observable(source: Source, state: LocationState) -> list[str]:
         told.append(
             f"no access to contents is among {state.events:,} events: {_CONTENTS[source]} are switched off, or nobody has read anything"
         )
-    return told
+    return [*told, *state.unproven]
 
 
 def _problems(source: Source, state: LocationState, now: int) -> list[str]:
@@ -153,7 +153,10 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
     ):
         if names:
             problems.append(f"{_listed(names)} {what}.")
-    problems += state.findings
+    problems += [*state.findings, *state.silent]
+    if state.more_findings:
+        more = ", ".join(f"{count:,} {kind}" for kind, count in sorted(state.more_findings.items()))
+        problems.append(f"Verifying digest files has found more than is listed here: {more}.")
     if state.translator_error:
         problems.append(f"The artifact translator raises errors ({state.translator_error}); those accesses are unresolved.")
     return problems

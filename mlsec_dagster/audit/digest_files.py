@@ -121,8 +121,13 @@ class DigestFile(msgspec.Struct, frozen=True):
     @property
     def chain(self) -> str:
         """What digest files of one chain have in common: account, region, trail, and whether they are backfill, which is chained apart."""
-        match = _KEY.fullmatch(self.key)
-        return self.key.rpartition("/")[0] if match is None else f"{match['chain']}{match['name']}{match['backfill'] or ''}"
+        return chain_of(self.key)
+
+
+def chain_of(key: str) -> str:
+    """The chain of a digest file by where it lies, which is what it should say itself; see `DigestFile.chain`."""
+    match = _KEY.fullmatch(key)
+    return key.rpartition("/")[0] if match is None else f"{match['chain']}{match['name']}{match['backfill'] or ''}"
 
 
 class _File(msgspec.Struct, rename="camel"):
@@ -281,8 +286,21 @@ def check_log(log: LogFileDigest, data: bytes | Iterable[bytes] | None, *, limit
     except UnverifiableError as error:
         yield found("altered", f"The log file {error}; it was delivered whole.")
     else:
-        if actual != log.sha256.lower():
-            yield found("altered", f"The log file's content has the SHA-256 {actual}; delivered was {log.sha256}.")
+        yield from check_content(log, actual)
+
+
+def check_content(log: LogFileDigest, sha256: str) -> Iterator[DigestFinding]:
+    """As `check_log`, of a log file whose content was hashed when it was read.
+
+    Args:
+        log: What a verified digest file says of it.
+        sha256: Of its decompressed content, hexadecimal.
+    """
+    if log.algorithm != "SHA-256":
+        yield from check_log(log, b"")
+    elif sha256 != log.sha256.lower():
+        sentence = f"The log file's content has the SHA-256 {sha256}; delivered was {log.sha256[:64]}."
+        yield DigestFinding("altered", log.bucket, log.key, sentence)
 
 
 def content_sha256(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> str:

@@ -35,6 +35,7 @@ from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
+from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.storage import log_positions
@@ -165,6 +166,7 @@ class Ingestion:
         self._settled: set[int] = set()
         self._loaded = False
         self._everything: _Everything | None = None
+        self._digests = False
 
     @property
     def place(self) -> Place:
@@ -236,6 +238,7 @@ class Ingestion:
         try:
             self._recover(report)
             self._load_settled()
+            self._digests = self.state().digests
             work()
         finally:
             with self.database.write() as connection:
@@ -371,7 +374,7 @@ class Ingestion:
         if position is not None and position.complete and (position.version, position.size) == (found.version, found.size):
             self._settle(position)
             return None
-        return Reading(found, self.source, position, self._rows_of_copy)
+        return Reading(found, self.source, position, self._rows_of_copy, ContentHash() if self._digests else None)
 
     def _take_rows(self, batch: Batch, reading: Reading, budget: Budget, incomplete: list[str]) -> bool:
         """Put rows of an object into the batch. Returns whether it was read as far as it goes."""

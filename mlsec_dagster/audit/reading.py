@@ -17,7 +17,8 @@ from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject
 from mlsec_dagster.audit.sources.lines import SEAM, WholeLines
-from mlsec_dagster.storage.log_positions import Position
+from mlsec_dagster.audit.sources.streams import ContentHash
+from mlsec_dagster.storage.log_positions import NEVER_SEEN, Position
 
 _AT_ONCE: Final = 32 << 20
 """Bytes (as stored) of an object that is held in memory, so that it is known for a copy before it is parsed."""
@@ -37,12 +38,14 @@ class Reading:
         consumed: Bytes whose rows were all taken when `rows` began.
         rewritten: It is not the object that was read before under this name.
         copy: Its bytes were read before under another name; it yields no rows.
+        content: Takes the hash that digest files have of it, while it is read; None where none are verified.
     """
 
     found: LogObject
     source: LogSource
     position: Position | None
     known_copy: Callable[[str], int | None]
+    content: ContentHash | None = None
     taken: int = 0
     consumed: int = 0
     rewritten: bool = False
@@ -74,14 +77,15 @@ class Reading:
     def _position(self, consumed: int, rows: int, seam: str | None, *, complete: bool) -> Position:
         found = self.found
         digest = self.digest if complete else None
-        return Position(found.key, found.version, found.size, found.modified, consumed, rows, complete, digest, seam, found.origin)
+        content = self.content.sha256 if complete and self.content is not None else None
+        return Position(found.key, found.version, found.size, found.modified, consumed, rows, complete, digest, seam, found.origin, content)
 
     # --- an object that does not change
 
     def _unchanging(self) -> Iterator[AuditEvent | Quarantined]:
         found, position = self.found, self.position
         same = position is not None and position.version == found.version
-        self.rewritten = position is not None and not same
+        self.rewritten = position is not None and position.version != NEVER_SEEN and not same
         skip = position.rows if position is not None and same and not position.complete else 0
         pieces: bytes | Iterable[bytes] = self.source.place.read(found)
         if found.size <= _AT_ONCE:
@@ -92,7 +96,8 @@ class Reading:
                 self.copy, self.taken = True, rows
                 return
         self.taken = skip
-        yield from islice(self.source.layout.read(pieces), skip, None)
+        hashed = {} if self.content is None else {"content": self.content}
+        yield from islice(self.source.layout.read(pieces, **hashed), skip, None)
 
     # --- an object that grows
 

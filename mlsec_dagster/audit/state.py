@@ -39,7 +39,14 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
         proven_to: Up to when digest files prove that nothing is missing, microseconds since the epoch.
         missing: Log objects that were read and are not there any more, the newest of them.
         rewritten: Log objects that were other than they had been when they were read, the newest of them.
-        findings: What verifying digest files has found, a sentence each, the newest of them.
+        findings: What verifying digest files has found, a sentence each, until somebody has looked at them: see
+            `mlsec_dagster.audit.findings`.
+        more_findings: How many more there were than are kept, by their kind.
+        digests: Digest files that can be verified are here, so log files are hashed when they are read.
+        proved_at: When all digest files that were there had been verified, microseconds since the epoch.
+        verified_at: The same, and none of them had to wait for anything.
+        silent: Chains of digest files of which nothing has come for hours, a sentence each, as of now.
+        unproven: Why digest files prove less than they could, a clause each, as of now.
         behind: Log objects that were listed and not read yet.
     """
 
@@ -62,6 +69,12 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: list[str] = []
     rewritten: list[str] = []
     findings: list[str] = []
+    more_findings: dict[str, int] = {}
+    digests: bool = False
+    proved_at: int | None = None
+    verified_at: int | None = None
+    silent: list[str] = []
+    unproven: list[str] = []
     behind: int = 0
 
     @staticmethod

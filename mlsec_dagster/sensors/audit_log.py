@@ -26,13 +26,15 @@ from mlsec_dagster.audit.artifact_map import ArtifactMap
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.completeness import Watermark, watermarks
 from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.proving import prove
+from mlsec_dagster.audit.public_keys import PublicKeys
 from mlsec_dagster.audit.querying import DaySummary, summary
 from mlsec_dagster.audit.registry import MlflowRegistry, RegistryState
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_store, open_trail
 from mlsec_dagster.sensors.artifact_locations import ProjectArtifacts, ProjectState
-from mlsec_dagster.sensors.log_sources import AuditLog
+from mlsec_dagster.sensors.log_sources import AuditLog, CloudTrail
 
 if TYPE_CHECKING:
     from mlsec_dagster.integrity.ledger import Ledger
@@ -42,6 +44,9 @@ TICK_SECONDS = 35.0
 
 RECONCILE_EVERY = 6 * 3600.0
 """Seconds after which everything is listed again, not only the window."""
+
+PROVE_EVERY = 600.0
+"""Seconds after which digest files are looked for again, which come every hour."""
 
 _EVALUATE_EVERY = 3600.0
 _DAYS = 31
@@ -196,6 +201,7 @@ class _Tail:
         self._artifacts = artifacts if artifacts is not None else ArtifactMap()
         self._registry = registry
         self._settings = trail, store, signer
+        self._public_keys = PublicKeys(source.public_keys) if isinstance(source, CloudTrail) else None
         self._ingestion: Ingestion | None = None
         self._project: ProjectArtifacts | None = None
         self._known: ProjectState | None = None
@@ -216,6 +222,10 @@ class _Tail:
             return dg.SkipReason(f"Another process reads {source.place.uri} at the moment.")
         if not report.behind and not budget.spent and time.time() - (ingestion.state().reconciled_at or 0) / 1e6 > RECONCILE_EVERY:
             report = _both(report, ingestion.reconcile(budget))
+        if self._public_keys is not None and not budget.spent:
+            since = time.time() - (ingestion.state().proved_at or 0) / 1e6
+            if not 0 <= since < PROVE_EVERY:
+                prove(ledger.database, source, self._public_keys, budget)
         if (problem := ledger.witness_if_due()) is not None:
             context.log.warning(problem)
         marks = watermarks(ledger.database, time.time_ns() // 1000)

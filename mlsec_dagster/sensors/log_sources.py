@@ -10,8 +10,8 @@ Each lies in a bucket, which is read with the credentials of the project's own r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from mlsec_dagster.audit.layouts import (
@@ -101,8 +101,12 @@ class AuditLog:
 class CloudTrail(AuditLog):
     """AWS CloudTrail, as a trail delivers it: S3, SageMaker, STS, Bedrock and all others.
 
+    Its digest files, where log file validation is on, are verified as they come.
+
     Attributes:
         accounts: Account numbers to read; empty for all.
+        public_keys: Files with CloudTrail's public keys (DER) by fingerprint. Those that are not here are fetched with the credentials
+            that boto3 finds in the environment, which need cloudtrail:ListPublicKeys.
     """
 
     kind = "cloudtrail"
@@ -110,6 +114,7 @@ class CloudTrail(AuditLog):
 
     _: KW_ONLY
     accounts: Sequence[str] = ()
+    public_keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def _layout(self) -> Layout:

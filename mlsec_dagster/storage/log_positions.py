@@ -23,6 +23,9 @@ KEPT_BATCHES: Final = 100
 OURS: Final = "mlsec:"
 """What the URI of a location begins with that is no place of logs: work on the trail itself has intents too."""
 
+NEVER_SEEN: Final = ""
+"""Version of an object that was never there, though something that is trusted names it."""
+
 
 class Position(NamedTuple):
     """How far one log object was read.
@@ -38,6 +41,8 @@ class Position(NamedTuple):
         digest: "blake3:…" of its bytes as stored, where it was read in one go.
         seam: "blake3:…" of the last bytes before `consumed`, of an object that grows.
         origin: What stays while it grows, see `LogObject`.
+        content: SHA-256 of its decompressed content, hexadecimal, where digest files are verified that name it. Of a digest file itself it
+            is there once that file was verified.
     """
 
     object: str
@@ -50,6 +55,7 @@ class Position(NamedTuple):
     digest: str | None = None
     seam: str | None = None
     origin: str = ""
+    content: str | None = None
 
 
 class Intent(NamedTuple):
@@ -204,7 +210,7 @@ def write_state(connection: Connection, location: int, state: str) -> None:
     connection.execute(update(log_locations).where(log_locations.c.id == location).values(state=state))
 
 
-_POSITIONS: Final = select(*(column for column in log_objects.c if column.name != "location"))
+_POSITIONS: Final = select(*(log_objects.c[name] for name in Position._fields))
 
 
 def _position(row: Any) -> Position:
@@ -219,4 +225,5 @@ def _position(row: Any) -> Position:
         row.digest,
         row.seam,
         row.origin or "",
+        row.content,
     )

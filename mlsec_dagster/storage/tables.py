@@ -91,9 +91,29 @@ log_objects = Table(
     Column("digest", Text),
     Column("seam", Text),
     Column("origin", Text),
+    Column("content", Text),
+    Column("named", Integer),
     Index("mlsec_log_objects_digest", "digest"),
 )
-"""How far each log object was read: written only after its rows are in the trail."""
+"""How far each log object was read: written only after its rows are in the trail. `content` is the SHA-256 of what it holds decompressed;
+`named` is 1 once a digest file that was verified names it, 0 once it was told that none does."""
+
+digest_chains = Table(
+    "mlsec_digest_chains",
+    metadata,
+    Column("location", Integer, primary_key=True, autoincrement=False),
+    Column("chain", Text, primary_key=True),
+    Column("object", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("end", BigInteger, nullable=False),
+    Column("proven", BigInteger, nullable=False),
+    Column("broken", Integer, nullable=False),
+    Column("gone", Integer, nullable=False),
+)
+"""The last digest file of each chain that was verified, and how far the chain proves that nothing is missing."""
 
 trail_batches = Table(
     "mlsec_trail_batches",

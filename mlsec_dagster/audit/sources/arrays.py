@@ -15,7 +15,7 @@ import msgspec
 from mlsec_dagster.audit.events import AuditEvent, Quarantined, Source
 from mlsec_dagster.audit.limits import Limits
 from mlsec_dagster.audit.sources.lines import UNREADABLE, Row
-from mlsec_dagster.audit.sources.streams import PIECE, inflate, quarantine
+from mlsec_dagster.audit.sources.streams import PIECE, ContentHash, inflate, quarantine
 from mlsec_dagster.errors import UnverifiableError
 
 Record = TypeVar("Record")
@@ -60,10 +60,12 @@ class Format(Generic[Record]):
         return self.event(record)
 
 
-def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limits) -> Iterator[Row]:
-    """One row for each record of `[…]` or `{"Records": […]}`, whatever the member is called."""
+def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limits, content: ContentHash | None = None) -> Iterator[Row]:
+    """One row for each record of `[…]` or `{"Records": […]}`, whatever the member is called. `content` hashes what is read, meanwhile."""
     window = _Window(limits)
     pieces = inflate(data, limits)
+    if content is not None:
+        pieces = content.of(pieces)
     reason: str | None = None
     try:
         for piece in pieces:

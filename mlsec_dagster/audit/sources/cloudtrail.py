@@ -13,12 +13,15 @@ from mlsec_dagster.audit.events import Action, AuditEvent, Outcome, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
 from mlsec_dagster.audit.redaction import clean, clean_again
 from mlsec_dagster.audit.sources.arrays import Format, read_array
+from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.times import microseconds
 
 
-def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[AuditEvent | Quarantined]:
-    """One row for each record of a log file; see `mlsec_dagster.audit.sources`."""
-    return read_array(data, _FORMAT, limits)
+def read(
+    data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS, content: ContentHash | None = None
+) -> Iterator[AuditEvent | Quarantined]:
+    """One row for each record of a log file; see `mlsec_dagster.audit.sources`. `content` hashes what digest files have the hash of."""
+    return read_array(data, _FORMAT, limits, content)
 
 
 class _Issuer(msgspec.Struct, gc=False):

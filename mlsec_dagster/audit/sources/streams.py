@@ -1,5 +1,6 @@
 """The bytes of a log object, decompressed piece by piece; and quarantine for what is none of its records."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Final
@@ -54,6 +55,25 @@ def inflate(data: bytes | Iterable[bytes], limits: Limits) -> Iterator[bytes]:
         raise
     if gathered:
         yield b"".join(gathered)
+
+
+class ContentHash:
+    """SHA-256 of a log object's decompressed content, taken while somebody else reads it.
+
+    Attributes:
+        sha256: Hexadecimal, once all of it was read and nothing was wrong with it; None before.
+    """
+
+    def __init__(self) -> None:
+        self.sha256: str | None = None
+
+    def of(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces, each hashed as it passes."""
+        hashed = hashlib.sha256()
+        for piece in pieces:
+            hashed.update(piece)
+            yield piece
+        self.sha256 = hashed.hexdigest()
 
 
 def _decompressed(data: bytes | Iterable[bytes], limits: Limits) -> Iterator[bytes]:

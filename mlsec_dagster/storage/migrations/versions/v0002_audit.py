@@ -31,8 +31,24 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text),
         sa.Column("seam", sa.Text),
         sa.Column("origin", sa.Text),
+        sa.Column("content", sa.Text),
+        sa.Column("named", sa.Integer),
     )
     op.create_index("mlsec_log_objects_digest", "mlsec_log_objects", ["digest"])
+    op.create_table(
+        "mlsec_digest_chains",
+        sa.Column("location", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("chain", sa.Text, primary_key=True),
+        sa.Column("object", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("signature", sa.Text, nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
+        sa.Column("start", sa.BigInteger, nullable=False),
+        sa.Column("end", sa.BigInteger, nullable=False),
+        sa.Column("proven", sa.BigInteger, nullable=False),
+        sa.Column("broken", sa.Integer, nullable=False),
+        sa.Column("gone", sa.Integer, nullable=False),
+    )
     op.create_table(
         "mlsec_trail_batches",
         sa.Column("attempt", sa.Text, primary_key=True),
