@@ -23,7 +23,8 @@ from pydantic import Field, field_validator
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.building import is_external
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings
-from mlsec_dagster.components.checks import Attributes, ChecksComponent, assets_around
+from mlsec_dagster.components.base import Attributes
+from mlsec_dagster.components.checks import ChecksComponent, assets_around
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.guarding import Dataset, checks_of, columns_by_role, require_known, with_guarded_io_managers
