@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import dagster as dg
-from dagster.components.core.decl import ComponentDecl
+from dagster.components.core.decl import ComponentDecl, ComponentLoaderDecl
 from pydantic import BaseModel, Field, PrivateAttr
 
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.resources import SecurityStore, Signer
+
+Component = TypeVar("Component", bound=dg.Component)
 
 
 class Attributes(dg.Model):
@@ -68,7 +70,8 @@ class SecurityComponent(dg.Component, Attributes):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component that a defs.yaml describes, its templates (`{{ env.NAME }}`) filled in."""
         resolution = context.resolution_context.at_path("attributes")
-        component = cls.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True)) if attributes else {})
+        given = attributes.model_dump(exclude_unset=True) if attributes else {}
+        component = cls.model_validate(_filled_in(given, resolution))
         component._positions = resolution.source_position_tree
         return component
 
@@ -115,6 +118,22 @@ class SecurityComponent(dg.Component, Attributes):
             raise ConfigurationError(f"{source.file_name}:{source.start_line_no} - {error}\n{source.snippet}") from error
 
 
+def _filled_in(value: Any, resolution: Any) -> Any:
+    """Attributes with their templates filled in, those in keys too, such as a URI that leads to something.
+
+    Dagster reads every text as a Python literal, so that an account number would become a number, and the bucket "1e5" 100000.0.
+    """
+    if isinstance(value, dict):
+        return {_filled_in(key, resolution): _filled_in(each, resolution.at_path(key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(each, resolution.at_path(index)) for index, each in enumerate(value)]
+    if not isinstance(value, str) or not ("{{" in value or "{%" in value):
+        return value
+    found = resolution.resolve_value(value)
+    # Behind a letter nothing is a literal.
+    return resolution.resolve_value(f"_{value}")[1:] if isinstance(found, int | float) else found
+
+
 def definitions_around(context: dg.ComponentLoadContext) -> dg.Definitions | None:
     """What the project defines; None where there is no project around the component.
 
@@ -122,14 +141,27 @@ def definitions_around(context: dg.ComponentLoadContext) -> dg.Definitions | Non
     """
     if not isinstance(context.component_decl, ComponentDecl):
         return None
-    return dg.Definitions.merge(*(context.build_defs(decl.loc) for decl in _without_security(context.component_tree.find_root_decl())))
+    tree = context.component_tree
+    return dg.Definitions.merge(*(context.build_defs(decl.loc) for decl in _without_security(tree, tree.find_root_decl())))
 
 
-def _without_security(decl: Any) -> Iterator[Any]:
+def components_of(tree: dg.ComponentTree, kind: type[Component]) -> list[Component]:
+    """All components of a kind in a project, in the order of its files."""
+    found = [each for each in tree.find_root_decl().iterate_all_component_decls() if _is(tree, each, kind)]
+    return [cast("Component", tree.load_structural_component_at_loc(each.loc)) for each in found]
+
+
+def _without_security(tree: dg.ComponentTree, decl: Any) -> Iterator[Any]:
     """The largest parts of the component tree that hold no `SecurityComponent`."""
-    types = [each.component_type for each in decl.iterate_all_component_decls()]
-    if not any(isinstance(each, type) and issubclass(each, SecurityComponent) for each in types):
+    if not any(_is(tree, each, SecurityComponent) for each in decl.iterate_all_component_decls()):
         yield decl
         return
     for child in decl.iterate_child_component_decls():
-        yield from _without_security(child)
+        yield from _without_security(tree, child)
+
+
+def _is(tree: dg.ComponentTree, decl: Any, kind: type) -> bool:
+    """Whether a declared component is of a kind. A function need not say what it returns, so it is asked for it."""
+    if isinstance(decl, ComponentLoaderDecl):
+        return isinstance(tree.load_structural_component_at_loc(decl.loc), kind)
+    return issubclass(decl.component_type, kind)
