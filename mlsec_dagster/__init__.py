@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlsec_dagster.assets.audit_trail import build_audit_trail_definitions
     from mlsec_dagster.audit.artifact_map import ArtifactMap
     from mlsec_dagster.audit.artifacts import Artifact
+    from mlsec_dagster.components.audit_logs.component import AuditLogComponent
     from mlsec_dagster.components.dataset_checks.component import DatasetChecksComponent, load_from_defs_folder
     from mlsec_dagster.components.expectation_checks.component import ExpectationChecksComponent
     from mlsec_dagster.definitions import build_security_definitions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Artifact": "mlsec_dagster.audit.artifacts",
     "ArtifactMap": "mlsec_dagster.audit.artifact_map",
+    "AuditLogComponent": "mlsec_dagster.components.audit_logs.component",
     "AuditTrail": "mlsec_dagster.resources",
     "AzureMonitor": "mlsec_dagster.sensors.log_sources",
     "CloudTrail": "mlsec_dagster.sensors.log_sources",
@@ -54,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Artifact",
     "ArtifactMap",
+    "AuditLogComponent",
     "AuditTrail",
     "AzureMonitor",
     "CloudTrail",

@@ -29,6 +29,7 @@ from mlsec_dagster.sealing import Seals
 if TYPE_CHECKING:
     from mlsec_dagster.audit.artifact_map import ArtifactMap
     from mlsec_dagster.audit.artifacts import Translator
+    from mlsec_dagster.audit.registry import MlflowRegistry
     from mlsec_dagster.sensors.log_sources import AuditLog
 
 
@@ -72,6 +73,7 @@ def guard(
     blocking: bool = True,
     resolver: Resolver | None = None,
     artifacts: "ArtifactMap | Translator | None" = None,
+    registry: "str | MlflowRegistry | None" = None,
     trail: AuditTrail | None = None,
     store: SecurityStore | None = None,
     signer: Signer | None = None,
@@ -97,6 +99,7 @@ def guard(
             its asset is then given no second one.
         resolver: Says where assets lie that write for themselves and do not report it.
         artifacts: Says what an access in a log is about where the project and its MLflow registry do not tell.
+        registry: Tracking URI of that MLflow registry. Default: MLFLOW_TRACKING_URI, if it is set.
         trail: Where the audit trail lies. Default: `$DAGSTER_HOME/mlsec/trail`.
         store: Where the ledger is. Default: SQLite under `$DAGSTER_HOME/mlsec/`.
         signer: What signs. Default: an Ed25519 key file under `$DAGSTER_HOME/mlsec/keys/`.
@@ -113,9 +116,11 @@ def guard(
     if audit:
         from mlsec_dagster.sensors.audit_log import build_audit_definitions
 
-        defs = dg.Definitions.merge(defs, build_audit_definitions(audit, artifacts=artifacts, trail=trail, store=store, signer=signer))
+        logs = build_audit_definitions(audit, beside=defs, artifacts=artifacts, registry=registry, trail=trail, store=store, signer=signer)
+        defs = dg.Definitions.merge(defs, logs)
         if not datasets:
             return defs
+    _require_unguarded(defs)
     declared = [dataset if isinstance(dataset, Dataset) else Dataset(key=dataset) for dataset in datasets]
     keyed = [(key, dataset) for dataset in declared for key in _compat.keys_of(dataset.key)]
     known = _compat.assets_by_key(defs)
@@ -299,6 +304,9 @@ def _require_definitions(defs: object) -> None:
             f"guard() takes the Definitions of a project, but was given a {type(defs).__name__}: "
             "guard what a function under @definitions returns; put what a @repository lists into Definitions(assets=…, jobs=…)."
         )
+
+
+def _require_unguarded(defs: dg.Definitions) -> None:
     if any(is_wrapped(resource) for resource in (defs.resources or {}).values()):
         raise ConfigurationError(
             "These definitions are guarded already: name all datasets in one guard(); "

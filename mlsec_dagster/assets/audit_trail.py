@@ -16,7 +16,7 @@ import dagster as dg
 from mlsec_dagster import _compat
 from mlsec_dagster.audit.completeness import Watermark, watermarks
 from mlsec_dagster.audit.times import rfc3339
-from mlsec_dagster.errors import MlsecError
+from mlsec_dagster.errors import ConfigurationError, MlsecError
 from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import SecurityStore, Signer, open_store
 
@@ -49,11 +49,6 @@ def build_audit_trail_definitions(*, store: SecurityStore | None = None, signer:
         kinds={"deltalake"},
     )
 
-    @dg.asset_check(
-        asset=KEY,
-        name=CHECK,
-        description="Every log is read to its end, none has gone quiet, nothing that was read is gone or rewritten.",
-    )
     def log_completeness(context) -> dg.AssetCheckResult:
         try:
             marks = watermarks(open_store(context.instance, store, signer).database, time.time_ns() // 1000)
@@ -62,7 +57,35 @@ def build_audit_trail_definitions(*, store: SecurityStore | None = None, signer:
         passed, sentence, metadata = verdict(marks)
         return dg.AssetCheckResult(passed=passed, description=sentence, metadata=metadata)
 
-    return dg.Definitions(assets=[spec], asset_checks=[log_completeness])
+    log_completeness.settings = (store, signer)  # type: ignore[attr-defined]
+    check = dg.asset_check(
+        asset=KEY,
+        name=CHECK,
+        description="Every log is read to its end, none has gone quiet, nothing that was read is gone or rewritten.",
+    )(log_completeness)
+    return dg.Definitions(assets=[spec], asset_checks=[check])
+
+
+def has_audit_trail(defs: dg.Definitions, store: SecurityStore | None, signer: Signer | None) -> bool:
+    """Whether these definitions have the asset and the check already: Dagster takes each of them once.
+
+    Raises:
+        ConfigurationError: They do, and their check looks into another ledger.
+    """
+    for check in [*(defs.asset_checks or []), *(defs.assets or [])]:
+        if isinstance(check, dg.AssetsDefinition) and dg.AssetCheckKey(KEY, CHECK) in check.check_keys:
+            if _said(*getattr(_compat.function_of(check), "settings", (None, None))) != _said(store, signer):
+                raise ConfigurationError(
+                    "This project has an audit trail already, with another store or signer; its log_completeness check would not see what "
+                    "is read with these: give all audit logs of a project the same `store` and `signer`."
+                )
+            return True
+    return False
+
+
+def _said(store: SecurityStore | None, signer: Signer | None) -> list[dict[str, Any]]:
+    """What settings say, whichever objects they are."""
+    return [{name: str(getattr(each, name)) for name in type(each).model_fields} for each in (store or SecurityStore(), signer or Signer())]
 
 
 def evaluation(marks: Sequence[Watermark]) -> _compat.AssetCheckEvaluation:

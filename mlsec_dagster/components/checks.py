@@ -1,58 +1,18 @@
-"""What components that add checks have in common: whose assets they are, where the ledger is, and in which line a mistake is."""
+"""What components that add checks have in common: whose assets they are, and where these lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
-from typing import Any, Self
+from collections.abc import Mapping
 
 import dagster as dg
-from dagster.components.core.decl import ComponentDecl
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field
 
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.building import Resolver
-from mlsec_dagster.errors import ConfigurationError
-from mlsec_dagster.resources import SecurityStore, Signer
+from mlsec_dagster.components.base import SecurityComponent, definitions_around
 
 
-class Attributes(dg.Model):
-    """Attributes of a defs.yaml, with a schema from which `dg check yaml` can say what is wrong with which of them."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
-        schema = handler(core_schema)
-        # "Left out" needs no null: of two branches, tools say only that neither fits.
-        for attribute in handler.resolve_ref_schema(schema)["properties"].values():
-            branches = [each for each in attribute.get("anyOf", []) if each != {"type": "null"}]
-            if len(branches) == 1:
-                del attribute["anyOf"], attribute["default"]
-                attribute.update(branches[0])
-        return schema
-
-
-class StoreAttributes(Attributes):
-    """The database that holds the ledger, and its witness."""
-
-    url: str | None = Field(None, description="SQLAlchemy URL. Default: an SQLite file, $DAGSTER_HOME/mlsec/ledger.db.")
-    witness: str | None = Field(
-        None, description="Directory or fsspec URI outside the database owner's reach, to which checkpoints also go."
-    )
-    witness_every_minutes: float = Field(10.0, description="A checkpoint goes to the witness at most this often.")
-    trusted_keys: list[str] = Field(default_factory=list, description="Fingerprints (SHA256:…) of the keys from which trust starts.")
-
-
-class SignerAttributes(Attributes):
-    """What signs statements and checkpoints."""
-
-    uri: str | None = Field(None, description="securesystemslib signer URI. Default: a key file at $DAGSTER_HOME/mlsec/keys/mlsec.pem.")
-    public_key: str | None = Field(None, description="Path of the public key (PEM). Needed for every uri but a key file's.")
-    checkpoints_uri: str | None = Field(None, description="A key of its own for checkpoints.")
-    checkpoints_public_key: str | None = Field(None, description="Path of that key's public half (PEM).")
-
-
-class ChecksComponent(dg.Component, Attributes):
+class ChecksComponent(SecurityComponent):
     """A component that adds checks to assets which other parts of the project define."""
 
     resolver: str | None = Field(
@@ -60,77 +20,16 @@ class ChecksComponent(dg.Component, Attributes):
         description="Python path (package.module.function) of a function that says where assets lie that write for themselves:"
         " called with the asset key and its materialization, returns a path, a URI, or a table.",
     )
-    store: StoreAttributes | None = Field(None, description="Where the ledger is.")
-    signer: SignerAttributes | None = Field(None, description="What signs.")
-
-    _positions: Any = PrivateAttr(None)
-
-    # How Dagster reads a defs.yaml
-
-    @classmethod
-    def get_model_cls(cls) -> type[BaseModel]:
-        return cls
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         return dg.ComponentTypeSpec(tags=["security", "data integrity"], produces=["asset_check"])
 
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """The component that a defs.yaml describes, its templates (`{{ env.NAME }}`) filled in."""
-        resolution = context.resolution_context.at_path("attributes")
-        component = cls.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True)) if attributes else {})
-        component._positions = resolution.source_position_tree
-        return component
-
-    # What its attributes name
-
-    def own_store(self) -> SecurityStore | None:
-        return SecurityStore(**self.store.model_dump()) if self.store else None
-
-    def own_signer(self) -> Signer | None:
-        return Signer(**self.signer.model_dump()) if self.signer else None
-
     def own_resolver(self) -> Resolver | None:
-        if self.resolver is None:
-            return None
-        module, _, name = self.resolver.rpartition(".")
-        with self.located("resolver"):
-            try:
-                return getattr(import_module(module), name)
-            except (ImportError, AttributeError, ValueError) as error:
-                raise ConfigurationError(
-                    f"The resolver {self.resolver!r} cannot be imported ({error}): give the path of a function, package.module.function."
-                ) from error
-
-    @contextmanager
-    def located(self, *path: str | int) -> Iterator[None]:
-        """Say in which file and line a mistake is, for a component that came from a defs.yaml."""
-        try:
-            yield
-        except ConfigurationError as error:
-            if self._positions is None:
-                raise
-            source = self._positions.source_error(yaml_path=["attributes", *path], inline_error_message=str(error), value_error=True)
-            raise ConfigurationError(f"{source.file_name}:{source.start_line_no} - {error}\n{source.snippet}") from error
+        return self.imported("resolver", "a function", "package.module.function")
 
 
 def assets_around(context: dg.ComponentLoadContext) -> Mapping[dg.AssetKey, dg.AssetsDefinition | dg.SourceAsset] | None:
-    """The project's assets by key; None where there is no project around the component.
-
-    Everything is built but what holds a component of this kind: those need the others' assets, and are needed by none.
-    """
-    if not isinstance(context.component_decl, ComponentDecl):
-        return None
-    definitions = [context.build_defs(decl.loc) for decl in _without_checks(context.component_tree.find_root_decl())]
-    return _compat.assets_by_key(dg.Definitions.merge(*definitions))
-
-
-def _without_checks(decl: Any) -> Iterator[Any]:
-    """The largest parts of the component tree that hold no `ChecksComponent`."""
-    types = [each.component_type for each in decl.iterate_all_component_decls()]
-    if not any(isinstance(each, type) and issubclass(each, ChecksComponent) for each in types):
-        yield decl
-        return
-    for child in decl.iterate_child_component_decls():
-        yield from _without_checks(child)
+    """The project's assets by key; None where there is no project around the component."""
+    around = definitions_around(context)
+    return None if around is None else _compat.assets_by_key(around)

@@ -14,13 +14,14 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import msgspec
 
-from mlsec_dagster.assets.audit_trail import KEY, build_audit_trail_definitions, evaluation
+from mlsec_dagster.assets.audit_trail import KEY, build_audit_trail_definitions, evaluation, has_audit_trail
 from mlsec_dagster.assets.trail_page import day_metadata
 from mlsec_dagster.audit.artifact_map import ArtifactMap
 from mlsec_dagster.audit.artifacts import Translator
@@ -132,7 +133,9 @@ def build_audit_log_sensor(
 def build_audit_definitions(
     audit: Sequence[AuditLog | dg.SensorDefinition],
     *,
+    beside: dg.Definitions | None = None,
     artifacts: ArtifactMap | Translator | None = None,
+    registry: str | MlflowRegistry | None = None,
     trail: AuditTrail | None = None,
     store: SecurityStore | None = None,
     signer: Signer | None = None,
@@ -141,34 +144,65 @@ def build_audit_definitions(
 
     Args:
         audit: Logs, or sensors that `build_audit_log_sensor` has made.
+        beside: What these are to be merged with. If that has an audit trail, it is given no second one.
         artifacts: As for `build_audit_log_sensor`.
+        registry: The same.
         trail: Where the trail lies.
         store: Where the ledger is.
         signer: What signs.
 
     Raises:
-        ConfigurationError: Something is neither a log nor a sensor.
+        ConfigurationError: Something is neither a log nor a sensor, two logs are one place, or what is beside them has an audit trail with
+            another store.
     """
-    sensors: list[dg.SensorDefinition] = []
-    names = Counter(each.name if isinstance(each, dg.SensorDefinition) else default_name(each) for each in audit)
-    numbers: Counter[str] = Counter()
-    for each in audit:
-        if isinstance(each, dg.SensorDefinition):
-            sensors.append(each)
-            continue
-        name = default_name(each)
-        numbers[name] += 1
-        sensors.append(
-            build_audit_log_sensor(
-                source=each,
-                artifacts=artifacts,
-                name=name if names[name] == 1 else f"{name}_{numbers[name]}",
-                trail=trail,
-                store=store,
-                signer=signer,
-            )
+    beside = beside or dg.Definitions()
+    logs = [each for each in audit if not isinstance(each, dg.SensorDefinition)]
+    taken = [each.name for each in (*(beside.sensors or []), *audit) if isinstance(each, dg.SensorDefinition)]
+    names = iter(sensor_names(logs, taken))
+    require_own_places(logs)
+    sensors = [
+        each
+        if isinstance(each, dg.SensorDefinition)
+        else build_audit_log_sensor(
+            source=each, artifacts=artifacts, registry=registry, name=next(names), trail=trail, store=store, signer=signer
         )
-    return dg.Definitions.merge(dg.Definitions(sensors=sensors), build_audit_trail_definitions(store=store, signer=signer))
+        for each in audit
+    ]
+    known = has_audit_trail(beside, store, signer)
+    asset = dg.Definitions() if known else build_audit_trail_definitions(store=store, signer=signer)
+    return dg.Definitions.merge(dg.Definitions(sensors=sensors), asset)
+
+
+def sensor_names(logs: Sequence[AuditLog], taken: Collection[str] = ()) -> list[str]:
+    """A name for the sensor of each log: "<kind>_audit_log", with a number where there are several of a kind or that name is taken.
+
+    Raises:
+        ConfigurationError: Something is no log.
+    """
+    defaults = [default_name(each) for each in logs]
+    several = {name for name, times in Counter(defaults).items() if times > 1}
+    names: list[str] = []
+    for name in defaults:
+        tried = (f"{name}_{number}" for number in count(1)) if name in several or name in taken else iter([name])
+        names.append(next(each for each in tried if each not in taken and each not in names))
+    return names
+
+
+def require_own_places(logs: Sequence[AuditLog]) -> None:
+    """Refuse two logs of one place: how far a log was read, and whether it has gone quiet, is known of a place.
+
+    Raises:
+        ConfigurationError: Two lie at one place.
+    """
+    found: dict[tuple[str, ...], AuditLog] = {}
+    for log in logs:
+        other = found.get(log.lies_at)
+        if other is not None:
+            raise ConfigurationError(
+                f"{plain(log.bucket or str(log.directory))} is given twice, as {type(other).__name__} and as {type(log).__name__} of one "
+                "folder: name each place once, or give each log a folder of its own."
+            )
+        found[log.lies_at] = log
 
 
 def default_name(source: AuditLog) -> str:

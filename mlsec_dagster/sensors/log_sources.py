@@ -2,7 +2,7 @@
 
     mlsec.CloudTrail(bucket="org-trail", prefix="AWSLogs/o-1/", accounts=["123456789012"])
     mlsec.GCPAuditLogs(bucket="audit-sink")
-    mlsec.AzureMonitor(container="insights-logs-storageread")
+    mlsec.AzureMonitor(bucket="insights-logs-storageread")
     mlsec.MLflow(directory="/var/log/mlflow-audit")
 
 Each lies in a bucket, which is read with the credentials of the project's own resource, or in a local directory.
@@ -10,6 +10,7 @@ Each lies in a bucket, which is read with the credentials of the project's own r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -32,6 +33,7 @@ from mlsec_dagster.errors import ConfigurationError
 Cloud = Literal["aws", "gcp", "azure"]
 
 _RESOURCES: dict[Cloud, str] = {"aws": "s3", "gcp": "gcs", "azure": "adls2"}
+_RESOURCE_TYPES: dict[Cloud, str] = {"aws": "S3Resource", "gcp": "GCSResource", "azure": "ADLS2Resource"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,15 @@ class AuditLog:
         """Keys of the resources that it needs."""
         return set() if self.directory is not None else {self.resource_key or _RESOURCES[self._cloud]}
 
+    @property
+    def lies_at(self) -> tuple[str, ...]:
+        """Where it lies, as far as that can be told without connecting: two logs of one place cannot be told apart there."""
+        if self.directory is not None:
+            return ("disk", os.path.realpath(self.directory))
+        # Names of buckets are unique, those of Azure's containers are so within an account.
+        account = (self.resource_key or "") if self._cloud == "azure" else ""
+        return (self._cloud, account, str(self.bucket), self._folder.strip("/"))
+
     def open(self, resources: Any) -> LogSource:
         """The log, to be read.
 
@@ -75,7 +86,7 @@ class AuditLog:
             resources: Has the resource as an attribute of its key.
 
         Raises:
-            ConfigurationError: The directory is not there.
+            ConfigurationError: The directory is not there, or the resource.
             MissingExtraError: The cloud's client is not installed.
         """
         return LogSource(self._place(resources), self._layout)
@@ -84,7 +95,13 @@ class AuditLog:
         if self.bucket is None:
             return Directory(str(self.directory))
         (key,) = self.required_resource_keys
-        given = getattr(resources, key)
+        given = getattr(resources, key, None)
+        if given is None:  # Dagster itself says nothing before a tick, and then only that the key is unknown.
+            resource = _RESOURCE_TYPES[self._cloud]
+            raise ConfigurationError(
+                f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which this project does not have: add "
+                f"resources={{{key!r}: {resource}(…)}} to its definitions, or name another one as resource_key."
+            )
         if self._cloud == "azure":
             return AzureBlobs(getattr(given, "blob_client", given), None if self.bucket == "*" else self.bucket, self._folder)
         # Dagster hands out these resources as the client itself, unless they are asked for by their type.

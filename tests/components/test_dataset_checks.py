@@ -184,6 +184,19 @@ def test_several_components_and_python_ones_load_together(project: "Project") ->
     assert hashed == ["orders", "reports/total"]
 
 
+@pytest.mark.parametrize("returns", ["", " -> 'mlsec.DatasetChecksComponent'", " -> dg.Component"])
+def test_a_function_that_does_not_say_which_component_it_returns_is_one_all_the_same(project: "Project", returns: str) -> None:
+    project.write_yaml("  datasets: [orders]\n", "one")
+    (project.defs_folder / "two.py").write_text(
+        f"import dagster as dg\nimport mlsec_dagster as mlsec\n\n@dg.component_instance\ndef checks(context){returns}:\n"
+        "    return mlsec.DatasetChecksComponent(datasets=['reports/total'], store={'url': 'sqlite:////srv/other.db'})\n"
+    )
+    hashed = [key.asset_key.to_user_string() for key in checks_of(project) if key.name == "dataset_hash"]
+    assert hashed == ["orders", "reports/total"]
+    with pytest.raises(ConfigurationError, match="different stores"):
+        mlsec.load_from_defs_folder(path_within_project=project.root)
+
+
 def test_partitions_of_the_asset_are_those_of_its_check(project: "Project") -> None:
     (project.defs_folder / "weekly.py").write_text(
         "import dagster as dg\n\n@dg.asset(partitions_def=dg.StaticPartitionsDefinition(['a', 'b']))\ndef weekly():\n    return 1\n"

@@ -121,7 +121,7 @@ def test_guard_tails_logs_in_the_line_that_guards_datasets(logs, instance, dagst
     defs = mlsec.guard(
         dg.Definitions(assets=[training_set]),
         datasets=["training_set"],
-        audit=[mlsec.MLflow(directory=str(logs)), mlsec.CloudTrail(directory=str(logs)), mlsec.CloudTrail(bucket="b")],
+        audit=[mlsec.MLflow(directory=str(logs)), mlsec.CloudTrail(directory=str(logs / "aws")), mlsec.CloudTrail(bucket="b")],
     )
     assert [sensor.name for sensor in defs.sensors] == ["mlflow_audit_log", "cloudtrail_audit_log_1", "cloudtrail_audit_log_2"]
     assert dg.AssetKey("audit_trail") in {spec.key for spec in defs.resolve_all_asset_specs()}
@@ -134,3 +134,41 @@ def test_guard_tails_logs_of_a_project_without_datasets(logs):
     assert [sensor.name for sensor in defs.sensors] == ["mlflow_audit_log"]
     with pytest.raises(ConfigurationError, match="no datasets and no audit logs"):
         mlsec.guard(dg.Definitions())
+
+
+def test_two_logs_of_one_place_are_refused_as_how_far_each_was_read_could_not_be_told(logs):
+    for same in (
+        [mlsec.MLflow(directory=str(logs)), mlsec.Kubernetes(directory=f"{logs}/../{logs.name}/")],
+        [mlsec.CloudTrail(bucket="trail", prefix="AWSLogs", accounts=["1"]), mlsec.CloudTrail(bucket="trail", prefix="AWSLogs/")],
+        [mlsec.S3AccessLogs(bucket="logs", prefix="s3/a-"), mlsec.S3AccessLogs(bucket="logs", prefix="s3/b-")],
+    ):
+        with pytest.raises(ConfigurationError, match=r"given twice.*one folder"):
+            mlsec.guard(dg.Definitions(), audit=same)
+    apart = [mlsec.AzureMonitor(bucket="*"), mlsec.AzureMonitor(bucket="*", resource_key="other_account"), mlsec.CloudTrail(bucket="*")]
+    assert len(mlsec.guard(dg.Definitions(), audit=apart).sensors) == 3
+
+
+def test_a_second_guard_adds_logs_to_the_trail_that_the_first_one_made(logs):
+    first = mlsec.guard(dg.Definitions(), audit=[mlsec.MLflow(directory=str(logs))])
+    both = mlsec.guard(first, audit=[mlsec.MLflow(bucket="shipped")])
+    dg.Definitions.validate_loadable(dg.Definitions.merge(both, dg.Definitions(resources={"s3": object()})))
+    assert [sensor.name for sensor in both.sensors] == ["mlflow_audit_log", "mlflow_audit_log_1"]
+    with pytest.raises(ConfigurationError, match="another store or signer"):
+        mlsec.guard(first, audit=[mlsec.MLflow(bucket="shipped")], store=mlsec.SecurityStore(url="sqlite:////srv/other.db"))
+
+
+def test_logs_can_be_added_to_definitions_that_are_guarded_already(logs):
+    @dg.asset
+    def training_set() -> int:
+        return 1
+
+    guarded = mlsec.guard(dg.Definitions(assets=[training_set]), datasets=["training_set"])
+    both = mlsec.guard(guarded, audit=[mlsec.MLflow(directory=str(logs))])
+    dg.Definitions.validate_loadable(both)
+    assert {key.name for check in both.asset_checks for key in check.check_keys} == {
+        "dataset_hash",
+        "distribution_stability",
+        "log_completeness",
+    }
+    with pytest.raises(ConfigurationError, match="guarded already"):
+        mlsec.guard(guarded, datasets=["training_set"], audit=[mlsec.MLflow(directory=str(logs))])

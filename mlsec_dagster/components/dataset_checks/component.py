@@ -23,7 +23,8 @@ from pydantic import Field, field_validator
 from mlsec_dagster import _compat
 from mlsec_dagster.asset_checks.building import is_external
 from mlsec_dagster.asset_checks.dataset_hash import HashCheckSettings
-from mlsec_dagster.components.checks import Attributes, ChecksComponent, assets_around
+from mlsec_dagster.components.base import Attributes, components_of
+from mlsec_dagster.components.checks import ChecksComponent, assets_around
 from mlsec_dagster.components.dataset_checks.scaffolder import DatasetChecksScaffolder
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.guarding import Dataset, checks_of, columns_by_role, require_known, with_guarded_io_managers
@@ -138,7 +139,7 @@ def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
     """
     defs = dg.load_from_defs_folder(path_within_project=path_within_project)
     tree = defs.component_tree
-    components = tree.get_all_components(of_type=DatasetChecksComponent) if tree is not None else []
+    components = components_of(tree, DatasetChecksComponent) if tree is not None else []
     if not components:
         raise ConfigurationError(
             f"No defs.yaml of the project at {path_within_project} has a mlsec_dagster.DatasetChecksComponent, so nothing would "

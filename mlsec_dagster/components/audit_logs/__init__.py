@@ -1,0 +1,1 @@
+"""Audit logs from a defs.yaml."""
