@@ -20,6 +20,7 @@ from pydantic import Field
 from mlsec_dagster.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
+    from mlsec_dagster.audit.pseudonyms import Pseudonyms
     from mlsec_dagster.audit.trail import Trail
     from mlsec_dagster.integrity.keys import SigningKey
     from mlsec_dagster.integrity.ledger import Ledger
@@ -73,6 +74,30 @@ class AuditTrail(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeA
         default_factory=dict,
         description="Delta Lake's storage options (region, endpoint, credentials). Default: what the environment has.",
     )
+    pseudonym_keys: str | None = Field(
+        default=None,
+        description="Path of a key file (`mlsec trail pseudonyms new`) by which e-mail addresses, IP addresses and user agents are replaced"
+        " before they are stored. Once set it has to stay set. Default: they are stored as the logs tell them.",
+    )
+    keep_days: dict[str, int] = Field(
+        default_factory=dict,
+        description="Days that rows are kept, by log (`aws.cloudtrail`), and under `default` for all others. Default: for ever.",
+    )
+
+
+def open_pseudonyms(trail: AuditTrail | None) -> "Pseudonyms | None":
+    """What replaces persons in the trail, if its settings ask for it.
+
+    Raises:
+        SigningKeyError: The key file is missing, readable by others, or none.
+    """
+    path = _value(trail.pseudonym_keys) if trail is not None else None
+    if path is None:
+        return None
+    from mlsec_dagster.audit.pseudonym_keys import PseudonymKeys
+    from mlsec_dagster.audit.pseudonyms import Pseudonyms
+
+    return Pseudonyms(PseudonymKeys.from_file(path))
 
 
 def open_trail(instance: dg.DagsterInstance | None, trail: AuditTrail | None = None, store: SecurityStore | None = None) -> "Trail":

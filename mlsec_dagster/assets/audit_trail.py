@@ -18,7 +18,8 @@ from mlsec_dagster.audit.completeness import Watermark, watermarks
 from mlsec_dagster.audit.times import rfc3339
 from mlsec_dagster.errors import ConfigurationError, MlsecError
 from mlsec_dagster.presentation import plain
-from mlsec_dagster.resources import SecurityStore, Signer, open_store
+from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_store
+from mlsec_dagster.schedules.trail_upkeep import build_trail_upkeep
 
 KEY = dg.AssetKey("audit_trail")
 CHECK = "log_completeness"
@@ -28,18 +29,21 @@ PARTITIONS = dg.DailyPartitionsDefinition(start_date="2015-01-01", end_offset=1)
 _ROWS = 100
 
 
-def build_audit_trail_definitions(*, store: SecurityStore | None = None, signer: Signer | None = None) -> dg.Definitions:
-    """The `audit_trail` asset and its `log_completeness` check.
+def build_audit_trail_definitions(
+    *, trail: AuditTrail | None = None, store: SecurityStore | None = None, signer: Signer | None = None
+) -> dg.Definitions:
+    """The `audit_trail` asset, its `log_completeness` check, and a nightly job that keeps the trail small and within its retention.
 
     Nothing materializes the asset but the sensors of `build_audit_log_sensor`. The check looks at what they know, and can be run or
     scheduled like any other; the sensors evaluate it too.
 
     Args:
+        trail: Where the trail lies, and how long its rows are kept.
         store: Where the ledger is, and with it how far each log was read.
         signer: What signs.
 
     Returns:
-        dg.Definitions: One asset and one check.
+        dg.Definitions: One asset, one check, one job and its schedule.
     """
     spec = dg.AssetSpec(
         KEY,
@@ -63,7 +67,8 @@ def build_audit_trail_definitions(*, store: SecurityStore | None = None, signer:
         name=CHECK,
         description="Every log is read to its end, none has gone quiet, nothing that was read is gone or rewritten.",
     )(log_completeness)
-    return dg.Definitions(assets=[spec], asset_checks=[check])
+    job, schedule = build_trail_upkeep(trail=trail, store=store, signer=signer)
+    return dg.Definitions(assets=[spec], asset_checks=[check], jobs=[job], schedules=[schedule])
 
 
 def has_audit_trail(defs: dg.Definitions, store: SecurityStore | None, signer: Signer | None) -> bool:

@@ -146,13 +146,7 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
         problems.append(
             f"It has been quiet since {rfc3339(newest)[:19]}Z, longer than {_hours(quiet)}. Check that nobody has switched it off."
         )
-    for names, what in (
-        (state.missing, "that were read are gone from where they lay: somebody has deleted evidence, or a lifecycle rule did"),
-        (state.rewritten, "are not what they were when they were read, which this log never does: somebody has rewritten them"),
-        (state.incomplete, "end in the middle: what they held behind that was never delivered, or cut off"),
-    ):
-        if names:
-            problems.append(f"{_listed(names)} {what}.")
+    problems += about_objects(state).values()
     problems += [*state.findings, *state.silent]
     if state.more_findings:
         more = ", ".join(f"{count:,} {kind}" for kind, count in sorted(state.more_findings.items()))
@@ -162,9 +156,19 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
     return problems
 
 
+def about_objects(state: LocationState) -> dict[str, str]:
+    """What is wrong with log objects: by the state's member that names them, a sentence."""
+    told = {
+        "missing": "once read, now gone from where it lay: somebody has deleted evidence, or a lifecycle rule did",
+        "rewritten": "no longer what was read, which this log never does: somebody has rewritten it",
+        "incomplete": "ending in the middle: what was behind that was never delivered, or cut off",
+    }
+    return {name: f"{_listed(names)} {what}." for name, what in told.items() if (names := getattr(state, name))}
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} log objects ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} log object{'s' if len(names) != 1 else ''} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def _hours(span: timedelta) -> str:

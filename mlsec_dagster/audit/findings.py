@@ -1,4 +1,4 @@
-"""What verifying digest files has found, until somebody has looked at it.
+"""What is wrong with a log, until somebody has looked at it: what verifying digest files has found, and objects that are gone or rewritten.
 
     for sentence in watermark.problems: print(sentence)
     acknowledge(database, "s3://org-trail/", watermark.problems)
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from mlsec_dagster.audit.completeness import about_objects
 from mlsec_dagster.audit.digest_files import DigestFinding
 from mlsec_dagster.audit.places.failures import printable
 from mlsec_dagster.audit.state import LocationState
@@ -74,8 +75,10 @@ def silence(chain: Chain, now: int, stopped: str | None = None) -> str | None:
 def acknowledge(database: "Database", uri: str, seen: Collection[str]) -> list[str]:
     """Take findings off a location's state once somebody has looked at them; what was not seen stays.
 
-    When none is left, chains that they were about count as proven again from their last digest file on. A chain that is silent, and was
-    seen to be, is not expected any more.
+    A log object that is missing and was seen to be is not expected any more: should it come back, it is read again.
+
+    When no finding of digest files is left, chains that they were about count as proven again from their last digest file on. A chain that
+    is silent, and was seen to be, is not expected any more.
 
     Args:
         database: Where positions are.
@@ -95,7 +98,11 @@ def acknowledge(database: "Database", uri: str, seen: Collection[str]) -> list[s
         if known is None:
             raise ConfigurationError(f"No log was ever read at {uri}. Name a location as the audit trail's check shows it.")
         location, state = known[0], LocationState.read(known[1])
-        gone = [each for each in (*state.findings, *state.silent) if each in seen]
+        objects = {name: told for name, told in about_objects(state).items() if told in seen}
+        gone = [*objects.values(), *(each for each in (*state.findings, *state.silent) if each in seen)]
+        if "missing" in objects:
+            log_positions.forget_objects(connection, location, state.missing)
+        state = msgspec.structs.replace(state, **{name: list[str]() for name in objects})
         left = [each for each in state.findings if each not in seen]
         chains = log_digests.all_chains(connection, location)
         for chain in chains.values():

@@ -227,7 +227,7 @@ class Ingestion:
             known = log_positions.known_location(connection, self.place.uri)
         return LocationState() if known is None else LocationState.read(known[1])
 
-    def _held(self, work: Callable[[], None], report: Report) -> bool:
+    def _held(self, work: Callable[[], object], report: Report) -> bool:
         """Work while nobody else reads this location; returns False, and says so, if somebody does."""
         holder = uuid4().hex
         with self.database.write() as connection:
@@ -247,18 +247,18 @@ class Ingestion:
 
     def _reconcile(self, budget: Budget, report: Report) -> None:
         everything = self._everything = self._everything or _Everything(self.place.list())
-        waiting: list[LogObject] = []
-        for found in everything.objects:
-            everything.seen.add(hash(found.key))
-            waiting += self._unsettled((found,), report)
-            if budget.spent or len(waiting) >= _ASKED_AT_ONCE:
-                self._read_all(waiting, budget, report)
-                waiting = []
-                if budget.spent:
-                    return
-        self._read_all(waiting, budget, report)
-        if report.behind:
-            return  # They are listed again by the next pass.
+        more = True
+        while more and not budget.spent:
+            more = False
+            for found in everything.objects:
+                everything.seen.add(hash(found.key))
+                everything.waiting += self._unsettled((found,), report)
+                if len(everything.waiting) >= _ASKED_AT_ONCE or budget.spent:
+                    more = True
+                    break
+            everything.waiting = self._read_all(everything.waiting, budget, report)
+        if more or everything.waiting:
+            return
         self._everything = None
         report.reconciled = True
         oldest = time.time_ns() // 1000 - _KEPT_FOR
@@ -303,7 +303,8 @@ class Ingestion:
 
     # --- reading
 
-    def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> None:
+    def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> list[LogObject]:
+        """Read objects, oldest first; returns those that are left."""
         queue = _Queue(waiting)
         conflicts = 0
         while queue and not budget.spent:
@@ -316,7 +317,8 @@ class Ingestion:
                 if conflicts >= _CONFLICTS:
                     raise
                 queue.back_to(place)
-        report.behind += len(queue)
+        report.behind = len(queue)
+        return waiting[queue.place :]
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
@@ -485,6 +487,7 @@ class _Everything:
 
     def __init__(self, objects: Iterator[LogObject]) -> None:
         self.objects = objects
+        self.waiting: list[LogObject] = []
         self.seen: set[int] = set()
         self.begun = time.time_ns() // 1000
 

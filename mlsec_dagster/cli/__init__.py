@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from mlsec_dagster.cli import adopt, baseline, keys, ledger, trail, trail_upkeep, verify
+from mlsec_dagster.cli import adopt, baseline, keys, ledger, trail, trail_findings, trail_upkeep, verify
 from mlsec_dagster.cli.output import say
 from mlsec_dagster.errors import ConfigurationError, MlsecError, VerificationError
 
@@ -90,6 +90,7 @@ main.add_command(verify.verify)
 main.add_command(adopt.adopt)
 main.add_command(ledger.ledger)
 trail_upkeep.add_to(trail.trail)
+trail.trail.add_command(trail_findings.acknowledge)
 main.add_command(trail.trail)
 main.add_command(baseline.baseline)
 main.add_command(keys.keys)

@@ -75,7 +75,8 @@ def pseudonyms_of(file: str | None) -> "Pseudonyms | None":
     return Pseudonyms(PseudonymKeys.from_environment(KEYS_VARIABLE)) if os.environ.get(KEYS_VARIABLE) else None
 
 
-def _who() -> str:
+def who() -> str:
+    """Who is at the keyboard, as the ledger keeps it."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
@@ -231,7 +232,7 @@ def set_(
 
     with _upkeep(settings, trail_uri, signer, signer_public_key) as upkeep:
         upkeep.trail.open()  # A hold on a trail that is not there, by a mistyped address, would protect nothing.
-        new = Hold(name=name, who=_who(), why=reason, sources=list(sources), first=first, last=last)
+        new = Hold(name=name, who=who(), why=reason, sources=list(sources), first=first, last=last)
         set_hold(upkeep.ledger, upkeep.trail, new)
     say(f"From now on nothing is deleted that is under {new}.", style="green")
 
@@ -251,8 +252,8 @@ def lift(
 
     with _upkeep(settings, trail_uri, signer, signer_public_key) as upkeep:
         if not yes:
-            click.confirm(f"Lift the hold {name}, as {_who()}? What it covers may be deleted by the next retention.", abort=True)
-        lifted = lift_hold(upkeep.ledger, upkeep.trail, name, who=_who(), why=reason)
+            click.confirm(f"Lift the hold {name}, as {who()}? What it covers may be deleted by the next retention.", abort=True)
+        lifted = lift_hold(upkeep.ledger, upkeep.trail, name, who=who(), why=reason)
     say(f"Lifted: {lifted}.", style="green")
 
 

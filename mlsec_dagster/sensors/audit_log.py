@@ -33,7 +33,7 @@ from mlsec_dagster.audit.querying import DaySummary, summary
 from mlsec_dagster.audit.registry import MlflowRegistry, RegistryState
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.presentation import plain
-from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_store, open_trail
+from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_pseudonyms, open_store, open_trail
 from mlsec_dagster.sensors.artifact_locations import ProjectArtifacts, ProjectState
 from mlsec_dagster.sensors.log_sources import AuditLog, CloudTrail
 
@@ -169,7 +169,7 @@ def build_audit_definitions(
         for each in audit
     ]
     known = has_audit_trail(beside, store, signer)
-    asset = dg.Definitions() if known else build_audit_trail_definitions(store=store, signer=signer)
+    asset = dg.Definitions() if known else build_audit_trail_definitions(trail=trail, store=store, signer=signer)
     return dg.Definitions.merge(dg.Definitions(sensors=sensors), asset)
 
 
@@ -247,14 +247,22 @@ class _Tail:
         ledger = open_store(context.instance, store, signer)
         source = self._source.open(context.resources)
         if self._ingestion is None:
-            self._ingestion = Ingestion(ledger.database, open_trail(context.instance, trail, store), source, self._artifacts, ledger=ledger)
+            self._ingestion = Ingestion(
+                ledger.database,
+                open_trail(context.instance, trail, store),
+                source,
+                self._artifacts,
+                ledger=ledger,
+                pseudonyms=open_pseudonyms(trail),
+            )
         ingestion = self._ingestion
         ingestion.ledger, ingestion.source = ledger, source  # Their clients may have been made anew.
         unseen = self._learn(context, ledger)
         report = ingestion.tick(budget)
         if report.held_elsewhere:
             return dg.SkipReason(f"Another process reads {source.place.uri} at the moment.")
-        if not report.behind and not budget.spent and time.time() - (ingestion.state().reconciled_at or 0) / 1e6 > RECONCILE_EVERY:
+        since = time.time() - (ingestion.state().reconciled_at or 0) / 1e6
+        if not report.behind and not budget.spent and not 0 <= since < RECONCILE_EVERY:
             report = _both(report, ingestion.reconcile(budget))
         if self._public_keys is not None and not budget.spent:
             since = time.time() - (ingestion.state().proved_at or 0) / 1e6

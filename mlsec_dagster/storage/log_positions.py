@@ -200,6 +200,14 @@ def forget_positions(connection: Connection, location: int) -> int:
     return connection.execute(delete(log_objects).where(log_objects.c.location == location)).rowcount
 
 
+def forget_objects(connection: Connection, location: int, objects: Collection[str]) -> None:
+    """Forget how far these objects were read."""
+    wanted = list(objects)
+    for start in range(0, len(wanted), ROWS_PER_QUERY):
+        some = log_objects.c.object.in_(wanted[start : start + ROWS_PER_QUERY])
+        connection.execute(delete(log_objects).where(log_objects.c.location == location, some))
+
+
 def read_state(connection: Connection, location: int) -> str:
     """The location's state, JSON."""
     return str(connection.execute(select(log_locations.c.state).where(log_locations.c.id == location)).scalar_one())

@@ -16,6 +16,9 @@ from mlsec_dagster.audit.ocsf import from_ocsf
 from mlsec_dagster.audit.querying import Filter, rows
 from mlsec_dagster.audit.rows import events_of
 from mlsec_dagster.audit.schema import SCHEMA
+from mlsec_dagster.integrity.keys import load_key_file
+from mlsec_dagster.integrity.ledger import open_ledger
+from mlsec_dagster.integrity.trust import Trust
 from tests.cli.ledgers import mlsec
 from tests.cli.trails import AGENT, FORMULA, QUOTED, TrailPlace, ordinary
 
@@ -191,7 +194,7 @@ def test_sources_tell_what_is_known_of_each_place(kept: TrailPlace) -> None:
     assert result.exit_code == 0
     assert kept.logs.as_uri() in result.stdout
     assert "records quarantined" in result.stdout
-    assert "half.jsonl.gz) end in the middle" in result.stdout
+    assert "half.jsonl.gz) ending in the middle" in result.stdout
     (only,) = objects(mlsec("trail", "sources", "--json").stdout)
     assert only["location"] == f"{kept.logs.as_uri()}/"
     assert only["counts"]["quarantined"] >= 2
@@ -220,3 +223,27 @@ def test_names_in_the_database_cannot_steer_the_terminal(kept: TrailPlace) -> No
 
 def test_the_environment_of_the_tests_names_no_trail() -> None:
     assert "MLSEC_TRAIL" not in os.environ
+
+
+# --- acknowledge
+
+
+def test_a_problem_stays_until_somebody_has_looked_and_the_ledger_keeps_who_did(kept: TrailPlace) -> None:
+    (kept.logs / "half.jsonl.gz").write_bytes(gzip.compress(ordinary(50, 5_000))[:-20])
+    kept.tick()
+    where = f"{kept.logs.as_uri()}/"
+    assert "half.jsonl.gz" in mlsec("trail", "sources").stdout
+    refused = mlsec("trail", "acknowledge", "s3://elsewhere/", "--reason", "x", "--yes")
+    assert refused.exit_code == 2
+    done = mlsec("trail", "acknowledge", where, "--reason", "the disk was full that night", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "1 taken off" in done.stdout
+    assert "half.jsonl.gz" not in mlsec("trail", "sources").stdout
+    ledger = open_ledger(f"sqlite:///{kept.place.home / 'mlsec' / 'ledger.db'}", signer=None, trust=Trust({_key(kept)}))
+    (said,) = ledger.history("mlsec:trail", types={"urn:mlsec:trail-acknowledgement:v1"})
+    assert said.statement.predicate["why"] == "the disk was full that night"
+    assert any("half.jsonl.gz" in problem for problem in said.statement.predicate["problems"])
+
+
+def _key(kept: TrailPlace) -> str:
+    return load_key_file(kept.place.home / "mlsec" / "keys" / "mlsec.pem").fingerprint

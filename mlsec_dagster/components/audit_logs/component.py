@@ -46,6 +46,12 @@ class TrailAttributes(Attributes):
 
     uri: str | None = Field(None, description="Directory, or s3://, gs:// or abfss:// URI. Default: $DAGSTER_HOME/mlsec/trail.")
     storage_options: dict[str, str] = Field(default_factory=dict, description="Delta Lake's storage options. Default: the environment's.")
+    pseudonym_keys: str | None = Field(
+        None, description="Path of a key file by which e-mail addresses, IP addresses and user agents are replaced before they are stored."
+    )
+    keep_days: dict[str, int] = Field(
+        default_factory=dict, description="Days that rows are kept, by log (aws.cloudtrail), and under `default` for all others."
+    )
 
 
 @dg.scaffold_with(AuditLogScaffolder)
@@ -109,7 +115,7 @@ class AuditLogComponent(SecurityComponent):
         ]
         with self.located("store"):
             known = bool(before) or has_audit_trail(beside, store, signer)
-        asset = dg.Definitions() if known else build_audit_trail_definitions(store=store, signer=signer)
+        asset = dg.Definitions() if known else build_audit_trail_definitions(trail=trail, store=store, signer=signer)
         return dg.Definitions.merge(dg.Definitions(sensors=sensors), asset)
 
     def audit_logs(self) -> Sequence[AuditLog]:

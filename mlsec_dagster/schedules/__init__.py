@@ -1,0 +1,1 @@
+"""Scheduled jobs: the upkeep of the audit trail."""
