@@ -68,22 +68,22 @@ def _without_named(text: str) -> str:
 
 
 # Without one of these, in small letters, a step has nothing to find. Most texts are without any, and are left alone at once.
-_LOOKS: Final = (
-    *("eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "dapi", "sk-", "xox", "ya29.", "aiza"),
-    *("iqojb3", "fwogzx", "fqogzx"),
-)
-_NAMES: Final = ("sig", "token", "secret", "passw", "passphrase", "assertion", "key", "sas", "pwd", "jwt")
+_LOOKS: Final = ("eyj", "dapi", "xox", "ya29.", "aiza", "qojb3", "ogzx")
+_LOOKS_WITH_UNDERSCORE: Final = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_")
+_LOOKS_WITH_HYPHEN: Final = ("glpat-", "sk-")
+_NAMES: Final = ("sig", "token", "secret", "pass", "assertion", "key", "sas", "pwd", "jwt")
 _SCHEMES: Final = ("bearer", "basic", "negotiate", "sharedkey")
 
 
 def redact(text: str) -> str:
     """`text` with every secret that can be told replaced by `REDACTED`; applied twice, the same as once."""
     small = text.lower()
-    for hints, step in _STEPS:
-        for hint in hints:
-            if hint in small:
-                text = step(text)
-                break
+    for sign, hints, step in _STEPS:
+        if sign in small:
+            for hint in hints:
+                if hint in small:
+                    text = step(text)
+                    break
     return text
 
 
@@ -91,13 +91,16 @@ def _replacing(pattern: re.Pattern[str]) -> Callable[[str], str]:
     return partial(pattern.sub, _REPLACEMENT)
 
 
-_STEPS: Final[tuple[tuple[tuple[str, ...], Callable[[str], str]], ...]] = (
-    (("private key",), _replacing(_KEY)),
-    (("authorization", "cookie"), _replacing(_HEADER)),
-    (_SCHEMES, _replacing(_SCHEME)),
-    (_NAMES, _without_named),
-    (("://",), _replacing(_USER)),
-    (_LOOKS, _replacing(_LOOK)),
+# A sign without which none of the hints is there, the hints, and what is to be done if one is.
+_STEPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...]] = (
+    (" ", ("private key",), _replacing(_KEY)),
+    ("", ("authorization", "cookie"), _replacing(_HEADER)),
+    ("", _SCHEMES, _replacing(_SCHEME)),
+    ("", _NAMES, _without_named),
+    (":", ("://",), _replacing(_USER)),
+    ("", _LOOKS, _replacing(_LOOK)),
+    ("_", _LOOKS_WITH_UNDERSCORE, _replacing(_LOOK)),
+    ("-", _LOOKS_WITH_HYPHEN, _replacing(_LOOK)),
 )
 
 

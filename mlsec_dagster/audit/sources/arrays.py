@@ -7,7 +7,7 @@ looked at one by one, so that a broken one costs nobody but itself.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -62,6 +62,10 @@ class Format(Generic[Record]):
 
 def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limits, content: ContentHash | None = None) -> Iterator[Row]:
     """One row for each record of `[…]` or `{"Records": […]}`, whatever the member is called. `content` hashes what is read, meanwhile."""
+    return chain.from_iterable(_parts(data, form, limits, content))  # Rows are many: what hands them on had better not be Python's.
+
+
+def _parts(data: bytes | Iterable[bytes], form: Format[Record], limits: Limits, content: ContentHash | None) -> Iterator[Iterable[Row]]:
     window = _Window(limits)
     pieces = inflate(data, limits)
     if content is not None:
@@ -74,12 +78,12 @@ def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limi
                 break
             offset, part = window.offset, window.cut()
             if part and window.between is not None:
-                yield from _records(part, offset, form, window.alike, limits)
+                yield _records(part, offset, form, window.alike, limits)
             elif len(window.buffer) > limits.record_bytes:
-                yield from _overlong(window, pieces, form.source, limits)
+                yield from ((row,) for row in _overlong(window, pieces, form.source, limits))
     except UnverifiableError as error:
         reason = f"The log object {error}."
-    yield from _last(window, reason, form, limits)
+    yield _last(window, reason, form, limits)
 
 
 class _Window:
@@ -152,15 +156,21 @@ def _whole(part: bytes) -> bool:
     return True
 
 
-def _records(part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits) -> Iterator[Row]:
+def _records(part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits) -> Iterable[Row]:
     try:
         records = form.batch.decode(b"[" + part + b"]")
     except UNREADABLE:
-        records = None
-    if records is None:
-        for start, end in _bounds(part, alike):
-            yield _row(part[start:end], offset + start, form, limits)
-        return
+        return (_row(part[start:end], offset + start, form, limits) for start, end in _bounds(part, alike))
+    try:
+        return [*map(form.event, records)]
+    except UNREADABLE:
+        return _one_by_one(records, part, offset, form, alike, limits)
+
+
+def _one_by_one(
+    records: list[Record], part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits
+) -> Iterator[Row]:
+    """As `_records`, where one of them is no event."""
     bounds: list[tuple[int, int]] | None = None
     for index, record in enumerate(records):
         try:

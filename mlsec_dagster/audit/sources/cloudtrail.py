@@ -11,7 +11,7 @@ import msgspec
 
 from mlsec_dagster.audit.events import Action, AuditEvent, Outcome, Quarantined
 from mlsec_dagster.audit.limits import DEFAULT_LIMITS, Limits
-from mlsec_dagster.audit.redaction import clean, clean_again
+from mlsec_dagster.audit.redaction import clean, clean_again, redact
 from mlsec_dagster.audit.sources.arrays import Format, read_array
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.times import microseconds
@@ -122,13 +122,15 @@ def _event(record: _Record) -> AuditEvent:
     user = record.user_identity or _NO_IDENTITY
     session = user.session_context
     service, name, category = record.event_source, record.event_name, record.event_category
-    container = key = version = target = model = model_version = acting_as = account = arn = kind = None
+    container = key = named = version = target = model = model_version = acting_as = account = arn = kind = None
     approved = False
     asked = record.request_parameters
     if asked is not None:
         if service in _STORAGE:
-            container = clean_again(_text(asked.bucket_name))
-            key, version = clean(_text(asked.key)), clean(_text(asked.version_id))
+            bucket, named = asked.bucket_name, asked.key
+            container = clean_again(bucket) if isinstance(bucket, str) else None
+            key = redact(named) if isinstance(named, str) else None
+            version = None if asked.version_id is None else clean(_text(asked.version_id))
         elif service in _MODELS:
             target, (model, model_version) = _target(asked), _model(asked)
             approved = asked.model_approval_status == "Approved"
@@ -138,10 +140,10 @@ def _event(record: _Record) -> AuditEvent:
         resource = record.resources[0]
         if resource.arn is None and len(record.resources) > 1:  # Of an object only the prefix of its ARN is told.
             resource = record.resources[1]
-        account, arn, kind = _text(resource.account), _text(resource.arn), _text(resource.type)
+        account, arn, kind = resource.account, resource.arn, resource.type
         # Of an object it repeats bucket and key, which are clean already.
-        if arn is None or asked is None or key is None or arn != f"arn:aws:s3:::{container}/{key}" or asked.key != key:
-            arn = clean_again(arn)
+        if key is None or named != key or arn != f"arn:aws:s3:::{container}/{key}":
+            arn = clean_again(_text(arn))
     moved = record.additional_event_data
     # Calls of models are data, though Bedrock logs them as management events. Old records have no category.
     data = category == "Data" or name.startswith("Invoke") or (category is None and key is not None)
@@ -151,7 +153,7 @@ def _event(record: _Record) -> AuditEvent:
         record.event_id,  # id
         microseconds(record.event_time),  # time
         name,  # operation
-        _action(name[:64], record.read_only, approved),  # action
+        _action(name if len(name) < 64 else name[:64], record.read_only, approved),  # action
         "data" if data else "control",  # plane
         _outcome(record.error_code),  # outcome
         None,  # logged
@@ -159,7 +161,7 @@ def _event(record: _Record) -> AuditEvent:
         record.error_code,  # status
         None if record.error_message is None else clean_again(record.error_message),  # error
         clean_again(user.arn or user.principal_id or user.invoked_by),  # principal
-        clean_again(user.user_name),  # principal_name
+        None if user.user_name is None else clean_again(user.user_name),  # principal_name
         user.type,  # principal_type
         user.account_id,  # principal_account
         user.access_key_id,  # credential
@@ -173,13 +175,13 @@ def _event(record: _Record) -> AuditEvent:
         record.request_id,  # request_id
         record.shared_event_id,  # correlation
         record.addendum.original if record.addendum is not None else None,  # corrects
-        account or record.recipient_account_id,  # account
+        account if isinstance(account, str) and account else record.recipient_account_id,  # account
         record.aws_region,  # region
         container,  # container
         key or target,  # object
         version,  # object_version
         arn,  # resource
-        kind,  # resource_type
+        kind if isinstance(kind, str) else None,  # resource_type
         model,  # model
         model_version,  # model_version
         None,  # digest
