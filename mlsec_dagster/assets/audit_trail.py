@@ -137,7 +137,7 @@ def _table(marks: Sequence[Watermark]) -> dg.TableMetadataValue:
             dg.TableColumn("late by", "string"),
             dg.TableColumn("events", "int"),
             dg.TableColumn("quarantined", "int", description="records that could not be read, kept as text"),
-            dg.TableColumn("unresolved", "int", description="accesses to contents of which nothing tells what they are"),
+            dg.TableColumn("unresolved", "int", description="accesses of which nothing tells what they are about"),
             dg.TableColumn("to do", "string"),
         ]
     )

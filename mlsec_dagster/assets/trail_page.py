@@ -17,7 +17,7 @@ def day_metadata(summary: DaySummary) -> dict[str, Any]:
     """The day in one sentence, its accesses by artifact and principal, its top readers and its first-time readers."""
     firsts = summary.first_reads_count
     denied = f", {summary.denied:,} denied" if summary.denied else ""
-    unresolved = f" {summary.unresolved:,} accesses to contents are unresolved." if summary.unresolved else ""
+    unresolved = f" {summary.unresolved:,} accesses are unresolved." if summary.unresolved else ""
     quarantined = f" {summary.quarantined:,} records could not be read and are kept as text." if summary.quarantined else ""
     metadata: dict[str, Any] = {
         "the day": (

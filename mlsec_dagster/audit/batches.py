@@ -51,7 +51,7 @@ class Tally:
         events: New accesses.
         duplicates: Records of accesses that were known, or that came twice in the batch.
         quarantined: New rows that are no event.
-        unresolved: New accesses to contents of which nothing tells what they are.
+        unresolved: New accesses of which nothing tells what they are about.
         unresolved_sample: Where: container and object, with how many; not all of them.
         translator_error: The first error that the translator raised, if it did.
         first: Time of the earliest new event, microseconds since the epoch.

@@ -313,7 +313,7 @@ class _FlatLayout(Layout):
 
 
 class MLflowLayout(_FlatLayout):
-    """JSON lines that the plugin of an MLflow server writes: a file for each server process, rotated by renaming."""
+    """JSON lines that the plugin of an MLflow server writes: files for each server process, never renamed."""
 
     source = "mlflow.audit"
     page = "docs/sources/mlflow.md"

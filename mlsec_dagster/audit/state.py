@@ -25,7 +25,7 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
         events: Accesses in the trail.
         duplicates: Records of accesses that were known.
         quarantined: Rows that are no event.
-        unresolved: Accesses to contents of which nothing tells what they are.
+        unresolved: Accesses of which nothing tells what they are about.
         data_events: Accesses to contents.
         unresolved_sample: Where the unresolved ones were, with how many; not all of them.
         first: Time of the earliest event, microseconds since the epoch.

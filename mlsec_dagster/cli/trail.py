@@ -61,7 +61,7 @@ def trail() -> None:
 @click.option("--outcome", metavar="NAME", help="success, failure, denied or unknown.")
 @click.option("--address", metavar="IP", help="Where from, as the log tells.")
 @click.option("--kind", metavar="KIND", help="event, quarantined (records that cannot be read) or erased.")
-@click.option("--unresolved", is_flag=True, help="Only accesses to contents of which nothing tells what they are.")
+@click.option("--unresolved", is_flag=True, help="Only accesses of which nothing tells what they are about.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"At most so many, the newest. [default: {TABLE_ROWS} in the table, else all]")
 @click.option("--json", "form", flag_value="json", help="One JSON object a line: every column.")
 @click.option("--ocsf", "form", flag_value="ocsf", help="One OCSF 1.8 event a line, for a SIEM.")
@@ -198,7 +198,7 @@ def _tell(mark: "Watermark", state: "LocationState") -> None:
     say(f"    {state.events:,} accesses, {state.duplicates:,} duplicates passed over")
     say(f"    {state.quarantined:,} records quarantined", style="yellow" if state.quarantined else None)
     say(
-        f"    {state.unresolved:,} accesses to contents that nothing tells the artifact of, of {state.data_events:,}",
+        f"    {state.unresolved:,} accesses that nothing tells the artifact of",
         style="yellow" if state.unresolved else None,
     )
     for where, count in list(state.unresolved_sample.items())[:_LISTED]:

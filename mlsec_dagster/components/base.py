@@ -130,6 +130,9 @@ def _filled_in(value: Any, resolution: Any) -> Any:
     if not isinstance(value, str) or not ("{{" in value or "{%" in value):
         return value
     found = resolution.resolve_value(value)
+    if found is None:
+        # Left out, a store would quietly be another one, and a key another key.
+        raise ConfigurationError(f"{value!r} has no value: set the environment variable or the template that it names, or leave it out.")
     # Behind a letter nothing is a literal.
     return resolution.resolve_value(f"_{value}")[1:] if isinstance(found, int | float) else found
 

@@ -229,6 +229,13 @@ def test_attributes_reach_the_sensors_and_templates_are_filled_in(
     assert (tmp_path / "l.db").exists()
 
 
+def test_a_variable_that_is_not_set_is_refused_and_never_taken_for_left_out(project: "Project", tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    write(project, f"  logs:\n    - mlflow: {{directory: {tmp_path / 'logs'}}}\n  store:\n    url: '{{{{ env.NO_SUCH_LEDGER }}}}'\n")
+    with pytest.raises(Exception, match=r"env.NO_SUCH_LEDGER.*has no value"):
+        project.load_with("dg").defs()
+
+
 def test_a_translator_of_the_projects_own_says_what_an_access_is_about(
     project: "Project", tmp_path: Path, instance: dg.DagsterInstance, dagster_home: Path
 ) -> None:

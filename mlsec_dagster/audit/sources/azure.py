@@ -179,7 +179,7 @@ def _learned(record: _Record, raw: bytes) -> AuditEvent:
         action=action,
         plane=plane,
         outcome=_result(record.result_type, str(result) if result is not None else None),
-        service="Microsoft.MachineLearningServices",
+        service=_provider(record.resource_id),
         status=None if result is None else str(result),
         principal=member("userobjectid") or who,
         principal_name=member("username") or name,
@@ -197,6 +197,12 @@ def _learned(record: _Record, raw: bytes) -> AuditEvent:
         model=model,
         model_version=version if model else None,
     )
+
+
+def _provider(resource: str | None) -> str | None:
+    """The resource provider of a resource's id, as Azure spells that of Machine Learning."""
+    name = (resource or "").upper().partition("/PROVIDERS/")[2].partition("/")[0]
+    return "Microsoft.MachineLearningServices" if name in {"", "MICROSOFT.MACHINELEARNINGSERVICES"} else name
 
 
 def _caller(identity: msgspec.Raw) -> tuple[str | None, str | None, str | None]:
