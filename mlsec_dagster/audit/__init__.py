@@ -1,11 +1,9 @@
-"""Who touched data and models: the platforms' own logs, read into one kind of event; knows no Dagster and no cloud client.
+"""Who touched data and models: the platforms' own logs in one trail, each access once; knows no Dagster and no cloud client.
 
-    for row in cloudtrail.read(path.read_bytes()):     # mlsec_dagster.audit.sources
-        match row:
-            case AuditEvent():
-                print(json.dumps(to_ocsf(row)))        # OCSF 1.8, and back with from_ocsf
-            case Quarantined():
-                print(row.reason, row.raw)             # what could not be read is kept, not dropped
+    ingestion = Ingestion(database, trail, LogSource(Directory("/var/log/mlflow"), MLflowLayout()), ArtifactMap(), ledger=ledger)
+    ingestion.tick(Budget())                               # places and layouts -> sources -> events -> the trail
+    for batch in rows(trail, Filter(artifact="fraud/3")):  # mlsec_dagster.audit.querying
+        print(*events_of(batch))
 
-`docs/audit.md` tells what is read so far, and what is not.
+A log by itself: `mlsec_dagster.audit.sources`. `docs/audit.md` tells how all of it fits together, and what it cannot see.
 """
