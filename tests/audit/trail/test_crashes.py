@@ -70,6 +70,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_process_that_is_killed_loses_nothing_and_doubles_nothing(step, tmp_path, logs, ledger, trail, tick, monkeypatch):
     for number in range(3):

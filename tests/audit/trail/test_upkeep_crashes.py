@@ -100,6 +100,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("work", "step"), CASES)
 def test_a_process_that_is_killed_leaves_a_trail_that_can_be_verified_and_the_next_one_finishes(
     work, step, tmp_path, logs, ledger, trail, tick, upkeep, monkeypatch
