@@ -114,3 +114,15 @@ class BehindTheSize(Naive):
             if each.size > start:
                 self.found.update(self.parse(b"".join(self.place.read(each, start))))
                 self.sizes[each.key] = each.size
+
+
+@dataclass
+class BehindTheSizeAfterwards(Naive):
+    """Goes on where the object ended when it had been read."""
+
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
+
+    def tick(self) -> None:
+        for each in [*self.place.list()]:
+            self.found.update(self.parse(b"".join(self.place.read(each, self.sizes.get(each.key, 0)))))
+            self.sizes |= {now.key: now.size for now in self.place.list(each.key)}

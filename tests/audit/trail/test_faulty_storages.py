@@ -1,0 +1,95 @@
+"""Whatever a storage refuses in the middle of a tick, and wherever: the tick says so, nothing is lost, and the next one goes on."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.layouts import CloudTrailLayout
+from mlsec_dagster.audit.log_source import LogSource
+from mlsec_dagster.audit.places import S3Bucket
+from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.errors import StoreError
+from tests.audit.trail.made import Nobody, delivery, ids
+from tests.audit.trail.naive import SinceLastRun, ids_of_delivery
+from tests.audit.trail.storage_server import Refusal, Server, storage_server
+
+MOMENT = 1_780_000_000
+EXPIRED = Refusal(403, "ExpiredToken")
+THROTTLED = Refusal(503, "SlowDown")
+TOLD = {EXPIRED.code: "absent or expired. Renew", THROTTLED.code: "is throttled by the storage. Nothing is lost"}
+OBJECTS, PER_OBJECT = 7, 5
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with storage_server() as server:
+        for number in range(OBJECTS):
+            # So that half of a body is no copy of another one's half.
+            data = delivery(range(number * PER_OBJECT, (number + 1) * PER_OBJECT)) + b"\0" * 64
+            server.objects[f"{number}.json.gz"] = (data, MOMENT + number)
+        yield server
+
+
+@pytest.fixture
+def read(server, ledger, trail):
+    def tick(batch_rows: int):
+        source = LogSource(S3Bucket(server.client(), "logs"), CloudTrailLayout())
+        return Ingestion(ledger.database, trail, source, Nobody(), ledger=ledger, batch_rows=batch_rows).tick(Budget())
+
+    return tick
+
+
+def once(numbers) -> dict[str, int]:
+    return {f"event-{number}": 1 for number in numbers}
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["refused", "cut off in a body"])
+@pytest.mark.parametrize("refusal", [EXPIRED, THROTTLED], ids=["expired", "throttled"])
+def test_a_refusal_at_any_request_fails_the_tick_with_a_sentence_and_loses_nothing(refusal, cut, server, read, trail, ledger):
+    server.refusal, server.cut = refusal, cut
+    naive = SinceLastRun(S3Bucket(server.client(), "logs"), ids_of_delivery)
+    failed, before = 0, 0
+    for requests in range(1, 100):
+        server.left = requests
+        try:
+            read(batch_rows=8)
+        except StoreError as error:
+            failed += 1
+            # Before the refusal the body of the object may have been cut off, which no storage tells the reason of.
+            assert TOLD[refusal.code] in str(error) or (cut and "could not be reached" in str(error))
+        else:
+            break
+        found = ids(trail)
+        assert set(found.values()) <= {1}
+        assert len(found) >= before
+        before = len(found)
+    assert failed >= 3 + 1  # In its folders, on each page of its listing, and in an object.
+    assert ids(trail) == once(range(OBJECTS * PER_OBJECT))
+    assert verify_trail(ledger, trail) == []
+    server.left = 5
+    naive.tick((MOMENT + 100) * 1_000_000)
+    server.left = None
+    naive.tick((MOMENT + 200) * 1_000_000)
+    assert 0 < len(naive.found) < OBJECTS * PER_OBJECT
+
+
+def test_what_was_committed_before_the_credentials_expired_stays_and_is_not_read_again(server, read, trail):
+    server.left = 4 + 5  # Folders, three pages, and five objects.
+    with pytest.raises(StoreError, match="absent or expired"):
+        read(batch_rows=8)
+    assert ids(trail) == once(range(4 * PER_OBJECT))
+    server.left = 4 + OBJECTS - 4
+    report = read(batch_rows=8)
+    assert (report.read, report.behind, report.tally.duplicates) == (OBJECTS - 4, 0, 0)
+    assert ids(trail) == once(range(OBJECTS * PER_OBJECT))
+
+
+def test_a_tick_that_fails_leaves_no_files_and_no_secret(server, read, trail, tmp_path):
+    server.left = 5
+    with pytest.raises(StoreError) as caught:
+        read(batch_rows=1000)
+    assert "Signature" not in str(caught.value)
+    assert "X-Amz" not in str(caught.value)
+    assert not [name for _, _, names in os.walk(tmp_path / "trail") for name in names if name.endswith(".parquet")]
