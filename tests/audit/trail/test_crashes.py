@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -192,23 +193,34 @@ class Killed(BaseException):
 FAULTS = ("record_intent", "commit", "committed", "append", "settle", "finish")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("deliver"), st.integers(0, 60), st.integers(1, 30)),
-            st.tuples(st.just("grow"), st.integers(0, 2), st.integers(1, 400)),
-            st.tuples(st.just("tick"), st.sampled_from(["cloudtrail", "mlflow"]), st.none()),
-            st.tuples(st.just("crash"), st.sampled_from(["cloudtrail", "mlflow"]), st.sampled_from(FAULTS)),
-        ),
-        min_size=3,
-        max_size=14,
-    )
+STEPS_IN_ANY_ORDER = st.lists(
+    st.one_of(
+        st.tuples(st.just("deliver"), st.integers(0, 60), st.integers(1, 30)),
+        st.tuples(st.just("grow"), st.integers(0, 2), st.integers(1, 400)),
+        st.tuples(st.just("tick"), st.sampled_from(["cloudtrail", "mlflow"]), st.none()),
+        st.tuples(st.just("crash"), st.sampled_from(["cloudtrail", "mlflow"]), st.sampled_from(FAULTS)),
+    ),
+    min_size=3,
+    max_size=14,
 )
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(STEPS_IN_ANY_ORDER)
 def test_any_order_of_deliveries_crashes_and_restarts_gives_exactly_what_was_delivered(tmp_path_factory, steps):
     root = tmp_path_factory.mktemp("any")
+    exactly_what_was_delivered(root, f"sqlite:///{root / 'ledger.db'}", steps)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(STEPS_IN_ANY_ORDER)
+def test_the_same_on_postgresql(tmp_path_factory, new_postgres_url, steps):
+    exactly_what_was_delivered(tmp_path_factory.mktemp("any"), new_postgres_url(), steps)
+
+
+def exactly_what_was_delivered(root: Path, database_url: str, steps: list[tuple[str, Any, Any]]) -> None:
     ring = KeyRing(load_or_create_key_file(root / "key.pem"))
-    ledger = open_ledger(f"sqlite:///{root / 'ledger.db'}", signer=ring, trust=Trust(list(ring.publics)))
+    ledger = open_ledger(database_url, signer=ring, trust=Trust(list(ring.publics)))
     trail = Trail(str(root / "trail"))
     folders = {kind: root / kind for kind in ("cloudtrail", "mlflow")}
     for folder in folders.values():

@@ -12,6 +12,11 @@ from tests.audit.shared import shared
 from tests.audit.trail.made import delivery, ids, line, rows
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
 def once(numbers, name="event"):
     return {f"{name}-{number}": 1 for number in numbers}
 
