@@ -74,12 +74,13 @@ def storage_server() -> Iterator[Server]:
 
         def _list(self, ask: dict[str, str]) -> None:
             """https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html"""
-            behind, prefix = max(ask.get("continuation-token", ""), ask.get("start-after", "")), ask.get("prefix", "")
+            token = bytes.fromhex(ask.get("continuation-token", "")).decode()
+            behind, prefix = max(token, ask.get("start-after", "")), ask.get("prefix", "")
             keys = sorted(key for key in state.objects if key > behind and key.startswith(prefix))
             parts = ["<IsTruncated>false</IsTruncated>"]
             if "delimiter" not in ask:
                 if len(keys) > _PAGE:
-                    token = quote(keys[_PAGE - 1])
+                    token = keys[_PAGE - 1].encode().hex()
                     parts = [f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"]
                 parts += [self._entry(key) for key in keys[:_PAGE]]
             self._answer(f"<ListBucketResult>{''.join(parts)}<EncodingType>url</EncodingType></ListBucketResult>".encode())

@@ -107,6 +107,34 @@ def test_a_process_that_was_taken_for_dead_and_wakes_up_cannot_commit(logs, inge
     assert verify_trail(ledger, trail) == []
 
 
+def test_a_process_that_wakes_up_behind_one_that_cleared_up_and_died_cannot_commit_what_is_gone(
+    logs, ingestion, trail, ledger, monkeypatch
+):
+    (logs / "a.json.gz").write_bytes(delivery(range(100)))
+    monkeypatch.setattr(module, "_HOLD_SECONDS", -1.0)
+    commit, record_intent = Batch.commit, log_positions.record_intent
+    woken: list[bool] = []
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def late(batch: Batch) -> int | None:
+        if woken:
+            return commit(batch)
+        woken.append(True)
+        # Somebody else finds the intent, settles that it is lost, deletes its files, and is killed before a commit of its own.
+        monkeypatch.setattr(log_positions, "record_intent", killed)
+        with pytest.raises(Killed):
+            ingestion("cloudtrail").tick(Budget())
+        monkeypatch.setattr(log_positions, "record_intent", record_intent)
+        return commit(batch)
+
+    monkeypatch.setattr(Batch, "commit", late)
+    assert ingestion("cloudtrail").tick(Budget()).tally.events == 100
+    assert ids(trail) == {f"event-{number}": 1 for number in range(100)}
+    assert verify_trail(ledger, trail) == []
+
+
 def test_whoever_comes_second_with_the_same_accesses_from_elsewhere_is_refused_and_looks_again(
     logs, ledger, trail, ingestion, tmp_path, monkeypatch
 ):
