@@ -28,7 +28,7 @@ import msgspec
 
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.batches import Batch, Tally
-from mlsec_dagster.audit.events import Quarantined
+from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
@@ -38,6 +38,7 @@ from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
+from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
 from mlsec_dagster.storage.log_positions import Intent, Position
 
@@ -51,6 +52,8 @@ BATCH_ROWS: Final = 250_000
 """Rows that one commit puts into the trail, about: what is known of them is held in memory until then."""
 
 _CONFLICTS: Final = 5
+_REFUSALS: Final = 3
+"""Objects one after another that cannot be read, after which the place is taken for refusing them all."""
 _HOLD_SECONDS: Final = 120.0
 _ASKED_AT_ONCE: Final = 500
 _TAKEN_AT_ONCE: Final = 4096
@@ -122,6 +125,14 @@ class Report:
     recovered: int = 0
 
 
+class _UnreadableError(Exception):
+    """An object could not be read; `reason` says why, and is what the tick raises in the end."""
+
+    def __init__(self, reason: StoreError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class _Content(msgspec.Struct, frozen=True):
     """What an intent says."""
 
@@ -164,6 +175,7 @@ class Ingestion:
         self.pseudonyms = pseudonyms
         self._location = -1
         self._settled: set[int] = set()
+        self._refused: set[int] = set()
         self._loaded = False
         self._everything: _Everything | None = None
         self._digests = False
@@ -214,7 +226,12 @@ class Ingestion:
             StoreError: As `tick`.
         """
         report = Report()
-        self._held(lambda: self._reconcile(budget, report), report)
+        try:
+            self._held(lambda: self._reconcile(budget, report), report)
+        except BaseException:
+            # What was listed and not read, or not listed any more, this pass would never come back to.
+            self._everything = None
+            raise
         return report
 
     def state(self) -> LocationState:
@@ -255,11 +272,12 @@ class Ingestion:
                 self._read_all(waiting, budget, report)
                 waiting = []
                 if budget.spent:
+                    everything.left_out += report.behind
                     return
         self._read_all(waiting, budget, report)
-        if report.behind:
-            return  # They are listed again by the next pass.
         self._everything = None
+        if report.behind or everything.left_out:
+            return  # They are listed again by the next pass.
         report.reconciled = True
         oldest = time.time_ns() // 1000 - _KEPT_FOR
         with self.database.read() as connection:
@@ -304,9 +322,14 @@ class Ingestion:
     # --- reading
 
     def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> None:
-        queue = _Queue(waiting)
+        """Read them, and raise what kept some of them from being read once the others are in the trail.
+
+        Whoever can write one object that nobody may read would otherwise stop the reading of all. So those that were refused come last
+        the next time.
+        """
+        queue = _Queue(sorted(waiting, key=self._was_refused))
         conflicts = 0
-        while queue and not budget.spent:
+        while queue and not budget.spent and queue.refusals < _REFUSALS:
             place = queue.place
             try:
                 self._read_batch(queue, budget, report)
@@ -316,7 +339,12 @@ class Ingestion:
                 if conflicts >= _CONFLICTS:
                     raise
                 queue.back_to(place)
-        report.behind += len(queue)
+        report.behind += len(queue) + len(queue.refused)
+        if queue.refused:
+            raise next(iter(queue.refused.values()))
+
+    def _was_refused(self, found: LogObject) -> bool:
+        return hash((found.key, found.version)) in self._refused
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
@@ -328,7 +356,7 @@ class Ingestion:
         incomplete: list[str] = []
         changed: list[str] = []
         try:
-            while queue and batch.rows < self.batch_rows and not (budget.spent and positions):
+            while queue and batch.rows < self.batch_rows and queue.refusals < _REFUSALS and not (budget.spent and positions):
                 reading = queue.reading or self._begin(queue)
                 if reading is None:
                     queue.next()  # Somebody else was faster.
@@ -340,6 +368,13 @@ class Ingestion:
                     changed.append(reading.found.key)
                     queue.next()
                     continue
+                except _UnreadableError as caught:
+                    self._refused.add(hash((reading.found.key, reading.found.version)))
+                    queue.refuse(caught.reason)
+                    if budget.spent:
+                        break
+                    continue
+                queue.refusals = 0
                 if whole:
                     done.append(reading)
                     positions.append(reading.after)
@@ -381,7 +416,7 @@ class Ingestion:
         found = reading.found
         uri = f"{self.place.uri}{found.key}"
         rows = iter(reading)
-        while taken := list(islice(rows, _TAKEN_AT_ONCE)):
+        while taken := self._taken(rows):
             batch.add(taken, uri, found.modified)
             reading.taken += len(taken)
             budget.records -= len(taken)
@@ -389,6 +424,15 @@ class Ingestion:
             if len(taken) == _TAKEN_AT_ONCE and (batch.rows >= self.batch_rows or budget.spent):
                 return False
         return True
+
+    @staticmethod
+    def _taken(rows: Iterator[AuditEvent | Quarantined]) -> list[AuditEvent | Quarantined]:
+        try:
+            return list(islice(rows, _TAKEN_AT_ONCE))
+        except ObjectChangedError:
+            raise
+        except StoreError as error:
+            raise _UnreadableError(error) from None
 
     def _rows_of_copy(self, digest: str) -> int | None:
         """Rows of an object with these bytes that was read before, here; None for none."""
@@ -486,6 +530,7 @@ class _Everything:
     def __init__(self, objects: Iterator[LogObject]) -> None:
         self.objects = objects
         self.seen: set[int] = set()
+        self.left_out = 0  # Objects that were listed and not read to their end.
         self.begun = time.time_ns() // 1000
 
 
@@ -497,6 +542,8 @@ class _Queue:
         self.place = 0
         self.reading: Reading | None = None
         self.known: dict[str, Position | None] = {}
+        self.refused: dict[int, StoreError] = {}
+        self.refusals = 0  # One after another.
 
     def __len__(self) -> int:
         return len(self._waiting) - self.place
@@ -512,7 +559,14 @@ class _Queue:
         self.place += 1
         self.reading = None
 
+    def refuse(self, reason: StoreError) -> None:
+        self.refused[self.place] = reason
+        self.refusals += 1
+        self.next()
+
     def back_to(self, place: int) -> None:
+        self.refused = {at: reason for at, reason in self.refused.items() if at < place}
+        self.refusals = 0
         self.place = place
         self.reading = None
         self.known = {}

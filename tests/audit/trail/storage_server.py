@@ -31,6 +31,7 @@ class Server:
         objects: Contents and time of writing (seconds since the epoch) by key.
         left: Requests that are still answered; None for all.
         refusal: Then this.
+        denied: Keys of objects that nobody may read.
         cut: The body of the last one that is answered ends in the middle.
         url: Where it listens.
     """
@@ -38,6 +39,7 @@ class Server:
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict[str, tuple[bytes, int]])
     left: int | None = None
     refusal: Refusal = field(default_factory=lambda: Refusal(403, "ExpiredToken"))
+    denied: set[str] = field(default_factory=set[str])
     cut: bool = False
     url: str = ""
 
@@ -68,6 +70,8 @@ def storage_server() -> Iterator[Server]:
             key = unquote(url.path).removeprefix("/logs").removeprefix("/")
             if not key:
                 return self._list({name: values[0] for name, values in parse_qs(url.query).items()})
+            if key in state.denied:
+                return self._refuse(403, "AccessDenied")
             if key not in state.objects:
                 return self._refuse(404, "NoSuchKey")
             return self._body(*state.objects[key])
