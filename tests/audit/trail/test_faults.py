@@ -83,7 +83,7 @@ def test_two_files_of_one_instant_are_both_read(logs, tick, trail):
     assert ids(trail) == once(range(20))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.permutations(range(6)), st.permutations(range(6)), st.sets(st.integers(0, 5)))
 def test_any_order_of_keys_times_and_ticks_gives_every_access_once(tmp_path_factory, ledger, names, times, ticks):
     root = tmp_path_factory.mktemp("order")

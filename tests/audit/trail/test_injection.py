@@ -53,8 +53,12 @@ def attack(text: str) -> bytes:
     return line(1, user=text, user_agent=text, run=text, model=text, version=text, experiment=text, client=text, server=text)
 
 
-@hostile
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("text", "database_url"),
+    [(text, "sqlite") for text in TEXTS.values()] + [(TEXTS[name], "postgresql") for name in ("a NUL", "SQL")],
+    ids=[*TEXTS, "a NUL, PostgreSQL", "SQL, PostgreSQL"],
+    indirect=["database_url"],
+)
 def test_no_text_of_a_record_leaves_its_column(text, logs, ledger, trail, tmp_path):
     (logs / "a.jsonl").write_bytes(attack(text) + line(2))
     (logs / "b.jsonl").write_bytes(json.dumps({"time": text, "source": text, "day": text, "id": text}).encode() + b"\n")

@@ -42,12 +42,12 @@ ledger.close()
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
-@pytest.mark.parametrize("places", [1, 2], ids=["one place", "two places"])
+@pytest.mark.parametrize(("database_url", "places"), [("sqlite", 1), ("postgresql", 1), ("postgresql", 2)], indirect=["database_url"])
 def test_two_processes_at_once_do_no_harm(places, database_url, tmp_path, ledger, trail):
     folders = [tmp_path / f"logs-{number}" for number in range(places)]
     for number in range(8):
