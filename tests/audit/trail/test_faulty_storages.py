@@ -46,8 +46,9 @@ def once(numbers) -> dict[str, int]:
     return {f"event-{number}": 1 for number in numbers}
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["refused", "cut off in a body"])
-@pytest.mark.parametrize("refusal", [EXPIRED, THROTTLED], ids=["expired", "throttled"])
+@pytest.mark.parametrize(
+    ("refusal", "cut"), [(EXPIRED, False), (THROTTLED, False), (EXPIRED, True)], ids=["expired", "throttled", "expired in a body"]
+)
 def test_a_refusal_at_any_request_fails_the_tick_with_a_sentence_and_loses_nothing(refusal, cut, server, read, trail, ledger):
     server.refusal, server.cut = refusal, cut
     naive = SinceLastRun(S3Bucket(server.client(), "logs"), ids_of_delivery)
