@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -103,12 +103,22 @@ def postgres_server() -> Iterator["PostgresServer"]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def new_postgres_url(postgres_server: "PostgresServer") -> Callable[[], str]:
+    """Makes an empty database, and gives its SQLAlchemy URL."""
+
+    def make() -> str:
+        name = f"test_{uuid4().hex}"
+        postgres_server.psql(f"CREATE DATABASE {name};")
+        return postgres_server.get_uri(database=name, driver="psycopg")
+
+    return make
+
+
 @pytest.fixture
-def postgres_url(postgres_server: "PostgresServer") -> str:
+def postgres_url(new_postgres_url: Callable[[], str]) -> str:
     """The SQLAlchemy URL of an empty database."""
-    name = f"test_{uuid4().hex}"
-    postgres_server.psql(f"CREATE DATABASE {name};")
-    return postgres_server.get_uri(database=name, driver="psycopg")
+    return new_postgres_url()
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ import msgspec
 
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.batches import Batch, Tally
-from mlsec_dagster.audit.events import Quarantined
+from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
@@ -38,6 +38,7 @@ from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
+from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
 from mlsec_dagster.storage.log_positions import Intent, Position
 
@@ -51,6 +52,8 @@ BATCH_ROWS: Final = 250_000
 """Rows that one commit puts into the trail, about: what is known of them is held in memory until then."""
 
 _CONFLICTS: Final = 5
+_REFUSALS: Final = 3
+"""Objects one after another that cannot be read, after which the place is taken for refusing them all."""
 _HOLD_SECONDS: Final = 120.0
 _ASKED_AT_ONCE: Final = 500
 _TAKEN_AT_ONCE: Final = 4096
@@ -122,6 +125,14 @@ class Report:
     recovered: int = 0
 
 
+class _UnreadableError(Exception):
+    """An object could not be read; `reason` says why, and is what the tick raises in the end."""
+
+    def __init__(self, reason: StoreError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class _Content(msgspec.Struct, frozen=True):
     """What an intent says."""
 
@@ -164,6 +175,7 @@ class Ingestion:
         self.pseudonyms = pseudonyms
         self._location = -1
         self._settled: set[int] = set()
+        self._refused: set[int] = set()
         self._loaded = False
         self._everything: _Everything | None = None
         self._digests = False
@@ -190,7 +202,7 @@ class Ingestion:
         listed_at = time.time_ns() // 1000
         waiting = self._unsettled(self.source.window(state.newest_object), report)
         # Where nothing is to be done nobody is kept from doing it: most ticks hold nothing and write once.
-        if (waiting or interrupted or known is None) and not self._held(lambda: self._read_all(waiting, budget, report), report):
+        if (waiting or interrupted or known is None) and not self._held(lambda: self._read_waiting(waiting, budget, report), report):
             return report
         self._change_state(
             lambda now: msgspec.structs.replace(
@@ -214,7 +226,12 @@ class Ingestion:
             StoreError: As `tick`.
         """
         report = Report()
-        self._held(lambda: self._reconcile(budget, report), report)
+        try:
+            self._held(lambda: self._reconcile(budget, report), report)
+        except BaseException:
+            # What was listed and not read, or not listed any more, this pass would never come back to.
+            self._everything = None
+            raise
         return report
 
     def state(self) -> LocationState:
@@ -256,10 +273,15 @@ class Ingestion:
                 if len(everything.waiting) >= _ASKED_AT_ONCE or budget.spent:
                     more = True
                     break
-            everything.waiting = self._read_all(everything.waiting, budget, report)
+            everything.waiting, refused = self._read_all(everything.waiting, budget, report)
+            everything.refused += refused
+            if refused and everything.waiting:
+                raise refused[0]  # Several in a row: it is the storage, and not one object.
         if more or everything.waiting:
             return
         self._everything = None
+        if everything.refused:
+            raise everything.refused[0]
         report.reconciled = True
         oldest = time.time_ns() // 1000 - _KEPT_FOR
         with self.database.read() as connection:
@@ -303,11 +325,21 @@ class Ingestion:
 
     # --- reading
 
-    def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> list[LogObject]:
-        """Read objects, oldest first; returns those that are left."""
-        queue = _Queue(waiting)
+    def _read_waiting(self, waiting: list[LogObject], budget: Budget, report: Report) -> None:
+        """Read them, and raise what kept some of them from being read once the others are in the trail."""
+        refused = self._read_all(waiting, budget, report)[1]
+        if refused:
+            raise refused[0]
+
+    def _read_all(self, waiting: list[LogObject], budget: Budget, report: Report) -> tuple[list[LogObject], list[StoreError]]:
+        """Read objects; returns those that were not begun, and what kept others from being read.
+
+        Whoever can write one object that nobody may read would otherwise stop the reading of all. So those that were refused come last
+        the next time.
+        """
+        queue = _Queue(sorted(waiting, key=self._was_refused))
         conflicts = 0
-        while queue and not budget.spent:
+        while queue and not budget.spent and queue.refusals < _REFUSALS:
             place = queue.place
             try:
                 self._read_batch(queue, budget, report)
@@ -317,8 +349,11 @@ class Ingestion:
                 if conflicts >= _CONFLICTS:
                     raise
                 queue.back_to(place)
-        report.behind = len(queue)
-        return waiting[queue.place :]
+        report.behind = len(queue) + len(queue.refused)
+        return [*queue.following(len(queue))], [*queue.refused.values()]
+
+    def _was_refused(self, found: LogObject) -> bool:
+        return hash((found.key, found.version)) in self._refused
 
     def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
@@ -330,7 +365,7 @@ class Ingestion:
         incomplete: list[str] = []
         changed: list[str] = []
         try:
-            while queue and batch.rows < self.batch_rows and not (budget.spent and positions):
+            while queue and batch.rows < self.batch_rows and queue.refusals < _REFUSALS and not (budget.spent and positions):
                 reading = queue.reading or self._begin(queue)
                 if reading is None:
                     queue.next()  # Somebody else was faster.
@@ -342,6 +377,13 @@ class Ingestion:
                     changed.append(reading.found.key)
                     queue.next()
                     continue
+                except _UnreadableError as caught:
+                    self._refused.add(hash((reading.found.key, reading.found.version)))
+                    queue.refuse(caught.reason)
+                    if budget.spent:
+                        break
+                    continue
+                queue.refusals = 0
                 if whole:
                     done.append(reading)
                     positions.append(reading.after)
@@ -383,7 +425,7 @@ class Ingestion:
         found = reading.found
         uri = f"{self.place.uri}{found.key}"
         rows = iter(reading)
-        while taken := list(islice(rows, _TAKEN_AT_ONCE)):
+        while taken := self._taken(rows):
             batch.add(taken, uri, found.modified)
             reading.taken += len(taken)
             budget.records -= len(taken)
@@ -391,6 +433,15 @@ class Ingestion:
             if len(taken) == _TAKEN_AT_ONCE and (batch.rows >= self.batch_rows or budget.spent):
                 return False
         return True
+
+    @staticmethod
+    def _taken(rows: Iterator[AuditEvent | Quarantined]) -> list[AuditEvent | Quarantined]:
+        try:
+            return list(islice(rows, _TAKEN_AT_ONCE))
+        except ObjectChangedError:
+            raise
+        except StoreError as error:
+            raise _UnreadableError(error) from None
 
     def _rows_of_copy(self, digest: str) -> int | None:
         """Rows of an object with these bytes that was read before, here; None for none."""
@@ -489,6 +540,7 @@ class _Everything:
         self.objects = objects
         self.waiting: list[LogObject] = []
         self.seen: set[int] = set()
+        self.refused: list[StoreError] = []
         self.begun = time.time_ns() // 1000
 
 
@@ -500,6 +552,8 @@ class _Queue:
         self.place = 0
         self.reading: Reading | None = None
         self.known: dict[str, Position | None] = {}
+        self.refused: dict[int, StoreError] = {}
+        self.refusals = 0  # One after another.
 
     def __len__(self) -> int:
         return len(self._waiting) - self.place
@@ -515,7 +569,14 @@ class _Queue:
         self.place += 1
         self.reading = None
 
+    def refuse(self, reason: StoreError) -> None:
+        self.refused[self.place] = reason
+        self.refusals += 1
+        self.next()
+
     def back_to(self, place: int) -> None:
+        self.refused = {at: reason for at, reason in self.refused.items() if at < place}
+        self.refusals = 0
         self.place = place
         self.reading = None
         self.known = {}

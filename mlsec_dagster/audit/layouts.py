@@ -293,7 +293,7 @@ class AzureLayout(Layout):
 class _FlatLayout(Layout):
     """Files without dates in their names that can be relied on: all of them are listed, and the window is by when they were written."""
 
-    _NAME: ClassVar[re.Pattern[str]] = re.compile(r"(?!\.).+\.(?:jsonl?|ndjson|log)(?:[.-][\w.:+-]*)?")
+    _NAME: ClassVar[re.Pattern[str]] = re.compile(r"(?!\.).+\.(?:jsonl?|ndjson|log)(?:[.-][\w.:+-]*)?", re.DOTALL)
 
     def window(self, place: Place, now: int, days: int) -> Iterator[str]:  # noqa: ARG002
         """Everything."""

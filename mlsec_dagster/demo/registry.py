@@ -68,16 +68,16 @@ class Registry:
         import mlflow
 
         names = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password or (self.credentials[user] if user else None)}
-        before = {name: os.environ.get(name) for name in names}
-        tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        # Naming a server puts it into the environment too, where everybody in this process would find it afterwards.
+        before = {name: os.environ.get(name) for name in (*names, "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
         _set(names)
         mlflow.set_tracking_uri(self.url)
         mlflow.set_registry_uri(self.url)
         try:
             yield mlflow.MlflowClient(self.url)
         finally:
-            mlflow.set_tracking_uri(tracking)
-            mlflow.set_registry_uri(registry)
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            mlflow.set_registry_uri(None)  # type: ignore[arg-type]  # As before the first call.
             _set(before)
 
     def accesses(self) -> list[AuditEvent | Quarantined]:

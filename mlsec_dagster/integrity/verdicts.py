@@ -72,8 +72,8 @@ class Verdict:
 
 
 def visible(text: str) -> str:
-    """Text whose control, formatting and bidirectional characters are replaced by a sign that can be seen."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
+    """Text whose control, formatting, bidirectional and line separating characters are replaced by a sign that can be seen."""
+    return "".join("\ufffd" if unicodedata.category(c)[0] == "C" or unicodedata.category(c) in {"Zl", "Zp"} else c for c in text)
 
 
 def as_sentence(text: object, limit: int = 600) -> str:

@@ -261,8 +261,9 @@ class _Tail:
         report = ingestion.tick(budget)
         if report.held_elsewhere:
             return dg.SkipReason(f"Another process reads {source.place.uri} at the moment.")
-        since = time.time() - (ingestion.state().reconciled_at or 0) / 1e6
-        if not report.behind and not budget.spent and not 0 <= since < RECONCILE_EVERY:
+        # One that lies in the future is of a clock that was wrong.
+        compared = time.time() - (ingestion.state().reconciled_at or 0) / 1e6
+        if not report.behind and not budget.spent and not 0 <= compared <= RECONCILE_EVERY:
             report = _both(report, ingestion.reconcile(budget))
         if self._public_keys is not None and not budget.spent:
             since = time.time() - (ingestion.state().proved_at or 0) / 1e6

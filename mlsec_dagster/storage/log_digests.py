@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
 
+from mlsec_dagster.storage.object_keys import as_key, as_stored
 from mlsec_dagster.storage.queries import ROWS_PER_QUERY, put
 from mlsec_dagster.storage.tables import digest_chains, log_objects
 
@@ -72,13 +73,13 @@ def forget_chain(connection: Connection, location: int, chain: str) -> None:
 def record_contents(connection: Connection, location: int, contents: Mapping[tuple[str, str], str]) -> None:
     """Write down what log objects were found to hold, by (key, version): hashes that need not be computed again."""
     for (key, version), content in contents.items():
-        mine = (log_objects.c.location == location) & (log_objects.c.object == key) & (log_objects.c.version == version)
+        mine = (log_objects.c.location == location) & (log_objects.c.object == as_stored(key)) & (log_objects.c.version == version)
         connection.execute(update(log_objects).where(mine).values(content=content))
 
 
 def name_objects(connection: Connection, location: int, keys: Iterable[str], *, named: bool = True) -> None:
     """Write down that digest files that were verified name these objects; or else that it was told that none does."""
-    wanted = list(keys)
+    wanted = [as_stored(key) for key in keys]
     for start in range(0, len(wanted), ROWS_PER_QUERY):
         some = log_objects.c.object.in_(wanted[start : start + ROWS_PER_QUERY])
         connection.execute(update(log_objects).where(log_objects.c.location == location, some).values(named=int(named)))
@@ -91,7 +92,8 @@ def unnamed_objects(connection: Connection, location: int, since: int, until: in
         log_objects.c.location == location, log_objects.c.named.is_(None), times
     )
     return [
-        (str(row.object), int(row.modified)) for row in connection.execute(query.order_by(log_objects.c.modified, log_objects.c.object))
+        (as_key(str(row.object)), int(row.modified))
+        for row in connection.execute(query.order_by(log_objects.c.modified, log_objects.c.object))
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from mlsec_dagster.storage.object_keys import as_key, as_stored
 from mlsec_dagster.storage.queries import ROWS_PER_QUERY, put
 from mlsec_dagster.storage.tables import log_locations, log_objects, trail_batches
 
@@ -118,7 +119,8 @@ def positions_of(connection: Connection, location: int, objects: Collection[str]
     found: dict[str, Position] = {}
     wanted = list(objects)
     for start in range(0, len(wanted), ROWS_PER_QUERY):
-        query = _POSITIONS.where(log_objects.c.location == location, log_objects.c.object.in_(wanted[start : start + ROWS_PER_QUERY]))
+        some = [as_stored(key) for key in wanted[start : start + ROWS_PER_QUERY]]
+        query = _POSITIONS.where(log_objects.c.location == location, log_objects.c.object.in_(some))
         found.update((position.object, position) for position in map(_position, connection.execute(query).all()))
     return found
 
@@ -127,7 +129,7 @@ def all_positions(connection: Connection, location: int, prefix: str = "") -> It
     """Positions of all objects whose key begins with `prefix`, in no order, a page at a time."""
     query = _POSITIONS.where(log_objects.c.location == location)
     if prefix:
-        query = query.where(log_objects.c.object.startswith(prefix, autoescape=True))
+        query = query.where(log_objects.c.object.startswith(as_stored(prefix), autoescape=True))
     for row in connection.execution_options(yield_per=10_000).execute(query):
         yield _position(row)
 
@@ -190,7 +192,10 @@ def settle(connection: Connection, location: int, attempt: str, state: str, posi
 
 def record_positions(connection: Connection, location: int, positions: Iterable[Position]) -> None:
     """Write down how far objects were read."""
-    rows = [{"location": location, **position._asdict(), "complete": int(position.complete)} for position in positions]
+    rows = [
+        {"location": location, **position._asdict(), "object": as_stored(position.object), "complete": int(position.complete)}
+        for position in positions
+    ]
     for start in range(0, len(rows), ROWS_PER_QUERY):
         put(connection, log_objects, rows[start : start + ROWS_PER_QUERY])
 
@@ -223,7 +228,7 @@ _POSITIONS: Final = select(*(log_objects.c[name] for name in Position._fields))
 
 def _position(row: Any) -> Position:
     return Position(
-        str(row.object),
+        as_key(str(row.object)),
         str(row.version),
         int(row.size),
         int(row.modified),

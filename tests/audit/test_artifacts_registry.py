@@ -34,7 +34,7 @@ def client(database: str) -> Iterator[Any]:
     from mlflow import MlflowClient
 
     mlflow.set_tracking_uri(database)
-    yield MlflowClient()
+    yield MlflowClient(database, database)  # Others in this process may have set a registry.
     mlflow.set_tracking_uri(None)
 
 

@@ -85,15 +85,23 @@ def test_a_clean_run_that_fails_stops_the_drill_instead_of_counting_as_an_attack
         scenarios.require_success(refused)
 
 
+def _put_a_model(project: Project) -> None:
+    storage = Path(project.instance.storage_directory())
+    storage.mkdir(exist_ok=True)
+    (storage / "delay_model").write_bytes(b"a model" * 10_000)
+
+
+@pytest.mark.slow  # A real MLflow server starts.
 def test_a_missed_attack_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missed = Outcome("a quiet one", "nothing that anybody saw", "", "", True, ("/runs",))
     monkeypatch.setattr(drill, "ATTACKS", (lambda project: missed,))
     monkeypatch.setattr(drill, "ingest_clean_weeks", lambda project, progress: None)
-    monkeypatch.setattr(drill, "train", lambda project, progress: None)
+    monkeypatch.setattr(drill, "train", lambda project, progress: _put_a_model(project))
     console = Console(record=True, width=100, quiet=False)
     assert drill.run_drill(tmp_path / "demo", console) == 1
     said = console.export_text()
     assert "Missed: a quiet one." in said
+    assert said.count(": in the trail,") == 2
     assert "YES" in said
 
 

@@ -1,6 +1,8 @@
 """The sensor, as Dagster's daemon runs it."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +174,17 @@ def test_logs_can_be_added_to_definitions_that_are_guarded_already(logs):
     }
     with pytest.raises(ConfigurationError, match="guarded already"):
         mlsec.guard(guarded, datasets=["training_set"], audit=[mlsec.MLflow(directory=str(logs))])
+
+
+def test_a_clock_that_was_ten_years_ahead_does_not_put_off_the_next_reconciliation(logs, instance, dagster_home, monkeypatch):
+    (logs / "a.jsonl").write_bytes(line(0))
+    sensor = mlsec.build_audit_log_sensor(source=mlsec.MLflow(directory=str(logs)))
+    with monkeypatch.context() as patched:
+        seconds, nanoseconds = time.time, time.time_ns
+        patched.setattr(time, "time", lambda: seconds() + 3650 * 86_400)
+        patched.setattr(time, "time_ns", lambda: nanoseconds() + 3650 * 86_400 * 10**9)
+        tick(sensor, instance)
+    (logs / "old.jsonl").write_bytes(line(1))
+    os.utime(logs / "old.jsonl", (1_700_000_000, 1_700_000_000))
+    tick(sensor, instance)
+    assert ids(trail_of(dagster_home)) == {"request-0": 1, "request-1": 1}

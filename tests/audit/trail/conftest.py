@@ -1,6 +1,6 @@
 """A place on a disk, and an ingestion of it, for tests of the trail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,17 @@ from tests.audit.trail.made import Nobody, source_of
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def database_url(tmp_path: Path) -> str:
+    """Where the ledger is, and the positions; a test may have it elsewhere."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, database_url: str) -> Iterator[Ledger]:
     ring = KeyRing(load_or_create_key_file(tmp_path / "key.pem"))
-    return open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", signer=ring, trust=Trust(list(ring.publics)))
+    ledger = open_ledger(database_url, signer=ring, trust=Trust(list(ring.publics)))
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture

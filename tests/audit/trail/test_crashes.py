@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -107,6 +108,34 @@ def test_a_process_that_was_taken_for_dead_and_wakes_up_cannot_commit(logs, inge
     assert verify_trail(ledger, trail) == []
 
 
+def test_a_process_that_wakes_up_behind_one_that_cleared_up_and_died_cannot_commit_what_is_gone(
+    logs, ingestion, trail, ledger, monkeypatch
+):
+    (logs / "a.json.gz").write_bytes(delivery(range(100)))
+    monkeypatch.setattr(module, "_HOLD_SECONDS", -1.0)
+    commit, record_intent = Batch.commit, log_positions.record_intent
+    woken: list[bool] = []
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def late(batch: Batch) -> int | None:
+        if woken:
+            return commit(batch)
+        woken.append(True)
+        # Somebody else finds the intent, settles that it is lost, deletes its files, and is killed before a commit of its own.
+        monkeypatch.setattr(log_positions, "record_intent", killed)
+        with pytest.raises(Killed):
+            ingestion("cloudtrail").tick(Budget())
+        monkeypatch.setattr(log_positions, "record_intent", record_intent)
+        return commit(batch)
+
+    monkeypatch.setattr(Batch, "commit", late)
+    assert ingestion("cloudtrail").tick(Budget()).tally.events == 100
+    assert ids(trail) == {f"event-{number}": 1 for number in range(100)}
+    assert verify_trail(ledger, trail) == []
+
+
 def test_whoever_comes_second_with_the_same_accesses_from_elsewhere_is_refused_and_looks_again(
     logs, ledger, trail, ingestion, tmp_path, monkeypatch
 ):
@@ -193,23 +222,34 @@ class Killed(BaseException):
 FAULTS = ("record_intent", "commit", "committed", "append", "settle", "finish")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("deliver"), st.integers(0, 60), st.integers(1, 30)),
-            st.tuples(st.just("grow"), st.integers(0, 2), st.integers(1, 400)),
-            st.tuples(st.just("tick"), st.sampled_from(["cloudtrail", "mlflow"]), st.none()),
-            st.tuples(st.just("crash"), st.sampled_from(["cloudtrail", "mlflow"]), st.sampled_from(FAULTS)),
-        ),
-        min_size=3,
-        max_size=14,
-    )
+STEPS_IN_ANY_ORDER = st.lists(
+    st.one_of(
+        st.tuples(st.just("deliver"), st.integers(0, 60), st.integers(1, 30)),
+        st.tuples(st.just("grow"), st.integers(0, 2), st.integers(1, 400)),
+        st.tuples(st.just("tick"), st.sampled_from(["cloudtrail", "mlflow"]), st.none()),
+        st.tuples(st.just("crash"), st.sampled_from(["cloudtrail", "mlflow"]), st.sampled_from(FAULTS)),
+    ),
+    min_size=3,
+    max_size=14,
 )
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(STEPS_IN_ANY_ORDER)
 def test_any_order_of_deliveries_crashes_and_restarts_gives_exactly_what_was_delivered(tmp_path_factory, steps):
     root = tmp_path_factory.mktemp("any")
+    exactly_what_was_delivered(root, f"sqlite:///{root / 'ledger.db'}", steps)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(STEPS_IN_ANY_ORDER)
+def test_the_same_on_postgresql(tmp_path_factory, new_postgres_url, steps):
+    exactly_what_was_delivered(tmp_path_factory.mktemp("any"), new_postgres_url(), steps)
+
+
+def exactly_what_was_delivered(root: Path, database_url: str, steps: list[tuple[str, Any, Any]]) -> None:
     ring = KeyRing(load_or_create_key_file(root / "key.pem"))
-    ledger = open_ledger(f"sqlite:///{root / 'ledger.db'}", signer=ring, trust=Trust(list(ring.publics)))
+    ledger = open_ledger(database_url, signer=ring, trust=Trust(list(ring.publics)))
     trail = Trail(str(root / "trail"))
     folders = {kind: root / kind for kind in ("cloudtrail", "mlflow")}
     for folder in folders.values():

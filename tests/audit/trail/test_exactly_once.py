@@ -12,6 +12,11 @@ from tests.audit.shared import shared
 from tests.audit.trail.made import delivery, ids, line, rows
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
 def once(numbers, name="event"):
     return {f"{name}-{number}": 1 for number in numbers}
 
@@ -36,6 +41,19 @@ def test_what_comes_twice_is_there_once(logs, tick, trail):
     report = tick("cloudtrail")
     assert (report.tally.events, report.tally.duplicates) == (50, 55)
     assert ids(trail) == once(range(150))
+
+
+def test_keys_that_were_just_written_are_not_read_from_the_trail_again(logs, ingestion, trail, monkeypatch):
+    (logs / "a.json.gz").write_bytes(delivery(range(100)))
+    reader = ingestion("cloudtrail")
+    reader.tick(Budget())
+    opened: list[str] = []
+    open_file = trail.storage.open
+    monkeypatch.setattr(trail.storage, "open", lambda path: opened.append(path) or open_file(path))
+    (logs / "b.json.gz").write_bytes(delivery(range(50, 150)))
+    report = reader.tick(Budget())
+    assert (report.tally.events, report.tally.duplicates) == (50, 50)
+    assert opened == []
 
 
 def test_the_same_bytes_under_another_name_are_not_parsed_again(logs, tick, trail):
