@@ -438,7 +438,7 @@ def _ask_trail(trail: Any, model: str) -> int:
 def _ask_duckdb(place: Path, model: str) -> int:
     import duckdb
 
-    found = duckdb.sql(
+    found = duckdb.connect().execute(
         f"SELECT * FROM read_parquet('{place}/source=*/day=*/*.parquet', hive_partitioning = true) WHERE artifact_model = '{model}'"
     )
     return sum(batch.num_rows for batch in found.fetch_record_batch(16_384))
