@@ -438,10 +438,10 @@ def _ask_trail(trail: Any, model: str) -> int:
 def _ask_duckdb(place: Path, model: str) -> int:
     import duckdb
 
-    found = duckdb.connect().execute(
+    found: Any = duckdb.sql(
         f"SELECT * FROM read_parquet('{place}/source=*/day=*/*.parquet', hive_partitioning = true) WHERE artifact_model = '{model}'"
     )
-    return sum(batch.num_rows for batch in found.fetch_record_batch(16_384))
+    return sum(batch.num_rows for batch in found.to_arrow_reader(16_384))
 
 
 if __name__ == "__main__":
