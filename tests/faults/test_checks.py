@@ -264,6 +264,7 @@ def test_a_partitioned_check_without_a_partition_says_so(instance: dg.DagsterIns
 # Backfills
 
 
+@pytest.mark.slow
 def test_twelve_partitions_in_one_run_through_duckdb_are_sealed_and_held_one_by_one(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     import duckdb
     from dagster_duckdb_pandas import DuckDBPandasIOManager

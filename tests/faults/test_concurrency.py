@@ -81,6 +81,7 @@ def assert_kills_lose_nothing(report: dict[str, Any]) -> None:
             assert (found["reader"], found["reader ran"]) == (True, ["features"]), point
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_point_loses_nothing_on_sqlite(disk_instance: dg.DagsterInstance, tmp_path: Path) -> None:
     assert_kills_lose_nothing(work("kills", tmp_path))
     verified(disk_instance)

@@ -47,6 +47,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("database_url", "places"), [("sqlite", 1), ("postgresql", 1), ("postgresql", 2)], indirect=["database_url"])
 def test_two_processes_at_once_do_no_harm(places, database_url, tmp_path, ledger, trail):
     folders = [tmp_path / f"logs-{number}" for number in range(places)]

@@ -155,6 +155,7 @@ class Killed(BaseException):
 FAULTS = ("record_intent", "commit", "committed", "seal", "settle", "finish", "destroy")
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
