@@ -140,6 +140,7 @@ def consumer_job() -> dg.JobDefinition:
     return multiprocess_job("consumer")
 
 
+@pytest.mark.slow
 def test_the_multiprocess_executor_seals_checks_and_stops(
     disk_instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -286,6 +286,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     assert f"it takes {library}, which is not installed where the check runs; install mlsec-dagster[{extra}]" in sentence
 
 
+@pytest.mark.slow
 def test_runs_at_once_keep_each_materialization_once(disk_instance: dg.DagsterInstance, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults.workers", "windows", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
