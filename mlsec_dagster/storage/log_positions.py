@@ -200,11 +200,6 @@ def record_positions(connection: Connection, location: int, positions: Iterable[
         put(connection, log_objects, rows[start : start + ROWS_PER_QUERY])
 
 
-def forget_positions(connection: Connection, location: int) -> int:
-    """Forget how far objects were read, so that they are read again. Returns how many there were."""
-    return connection.execute(delete(log_objects).where(log_objects.c.location == location)).rowcount
-
-
 def forget_objects(connection: Connection, location: int, objects: Collection[str]) -> None:
     """Forget how far these objects were read."""
     wanted = list(objects)

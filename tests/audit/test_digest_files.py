@@ -11,10 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from botocore.stub import ANY, Stubber
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,21 +30,13 @@ from mlsec_dagster.audit.limits import Limits
 from mlsec_dagster.audit.objects import LogObject
 from mlsec_dagster.audit.times import since_epoch
 from mlsec_dagster.errors import UnverifiableError
+from tests.audit.trail.deliveries import der, fingerprint, signed
 
 BUCKET = "amzn-s3-demo-bucket"
 ACCOUNT = "111122223333"
 FIRST = datetime(2026, 5, 1, 14, 1, 31, tzinfo=UTC)
 KEY = generate_private_key(65537, 2048)
 OTHER = generate_private_key(65537, 2048)
-
-
-def der(key: RSAPrivateKey) -> bytes:
-    """PKCS #1, as ListPublicKeys gives it."""
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
-
-
-def fingerprint(key: RSAPrivateKey) -> str:
-    return hashlib.md5(der(key)).hexdigest()
 
 
 KEYS = {fingerprint(KEY): der(KEY)}
@@ -108,23 +97,11 @@ class Trail:
                 "logFiles": [self.log(start + timedelta(minutes=10 * number + 5)) for number in range(logs)],
             }
         ).encode()
-        signature = self.sign(content)
+        signature = signed(self.key, content)
         self.objects[key] = (gzip.compress(content), {"signature": signature, "signature-algorithm": "SHA256withRSA"})
         self.digests.append(key)
         self.previous = (key, content, signature)
         return key
-
-    def sign(self, content: bytes) -> str:
-        told = json.loads(content)
-        text = "\n".join(
-            (
-                told["digestEndTime"],
-                f"{told['digestS3Bucket']}/{told['digestS3Object']}",
-                hashlib.sha256(content).hexdigest(),
-                told["previousDigestSignature"] or "null",
-            )
-        )
-        return self.key.sign(text.encode(), PKCS1v15(), SHA256()).hex()
 
     def edit(self, key: str, change: Any, *, sign: bool = False) -> None:
         """Change a digest file, as somebody with write access to the bucket could."""
@@ -132,7 +109,7 @@ class Trail:
         told = json.loads(gzip.decompress(data))
         change(told)
         content = json.dumps(told).encode()
-        self.objects[key] = (gzip.compress(content), {**metadata, "signature": self.sign(content)} if sign else metadata)
+        self.objects[key] = (gzip.compress(content), {**metadata, "signature": signed(self.key, content)} if sign else metadata)
 
 
 def delivered(hours: int = 4) -> Trail:

@@ -28,6 +28,20 @@ def fingerprint(key: RSAPrivateKey) -> str:
     return hashlib.md5(der(key)).hexdigest()
 
 
+def signed(key: RSAPrivateKey, content: bytes) -> str:
+    """The signature of a digest file, hexadecimal, as its metadata has it."""
+    told = json.loads(content)
+    text = "\n".join(
+        (
+            told["digestEndTime"],
+            f"{told['digestS3Bucket']}/{told['digestS3Object']}",
+            hashlib.sha256(content).hexdigest(),
+            told["previousDigestSignature"] or "null",
+        )
+    )
+    return key.sign(text.encode(), PKCS1v15(), SHA256()).hex()
+
+
 def _utc(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -108,23 +122,11 @@ class Delivering:
             "logFiles": [*(self.log(start + timedelta(minutes=10 * number + 5)) for number in range(logs)), *(more or [])],
         }
         content = json.dumps(told).encode()
-        signature = self.sign(content)
+        signature = signed(self.key, content)
         self.put(key, gzip.compress(content), {"signature": signature, "signature-algorithm": "SHA256withRSA"})
         self.digests.append(key)
         self.previous = (key, content, signature)
         return key
-
-    def sign(self, content: bytes) -> str:
-        told = json.loads(content)
-        text = "\n".join(
-            (
-                told["digestEndTime"],
-                f"{told['digestS3Bucket']}/{told['digestS3Object']}",
-                hashlib.sha256(content).hexdigest(),
-                told["previousDigestSignature"] or "null",
-            )
-        )
-        return self.key.sign(text.encode(), PKCS1v15(), SHA256()).hex()
 
     def end(self, hours: int) -> int:
         """When the digest file of the last of so many hours ends, microseconds since the epoch."""
