@@ -33,7 +33,7 @@ from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 
-CHUNK: Final = 16_384
+CHUNK: Final = 8192
 """Rows that are made into Arrow at once: a row group of a file."""
 
 _QUARANTINED: Final = 64  # Each may hold a quarter of a megabyte.
@@ -209,7 +209,7 @@ class Batch:
             events = [self._pseudonyms.event(event) for event in events]
         self._count(events, artifacts, times)
         # What is bound here is what it is now: the next rows come while these are written.
-        table = partial(event_table, events, artifacts, keys, objects, self._ingested, event_lines(events))
+        table = partial(event_table, event_lines(events), artifacts, keys, objects, self._ingested)
         self._write(table, times // DAY)
 
     def _take_quarantined(self) -> None:
@@ -306,7 +306,7 @@ class Batch:
     def _close(self, day: int) -> None:
         part = self._open.pop(day)
         self.files.append(part.close(self.source))
-        remember(self._head.identity, part.path, part.keys)
+        remember(self._head.identity, part.path, np.concatenate(part.keys))
 
     def _close_all(self) -> None:
         for day in list(self._open):

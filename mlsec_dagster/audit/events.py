@@ -16,8 +16,8 @@ SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
-class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One access, normalised. None means that the log does not tell.
+class AuditEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One access, normalised. None means that the log does not tell. Encoded it is an array of its members, in their order.
 
     Secrets were removed from every text (`mlsec_dagster.audit.redaction`); nothing else was changed.
 

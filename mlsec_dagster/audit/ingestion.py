@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -60,6 +61,9 @@ _TAKEN_AT_ONCE: Final = 4096
 _KEPT_FOR: Final = 30 * 86_400_000_000
 """Microseconds. Log objects that are younger are not expected to be deleted by a lifecycle rule."""
 _SHOWN: Final = 50
+_LOOKED_AT_ONCE: Final = 1000
+_MODIFIED: Final = attrgetter("modified")
+_VERSION: Final = attrgetter("key", "version", "size")
 
 
 @dataclass(slots=True)
@@ -298,30 +302,29 @@ class Ingestion:
     def _load_settled(self) -> None:
         if not self._loaded and self._location >= 0:
             with self.database.read() as connection:
-                for position in log_positions.all_positions(connection, self._location):
-                    if position.complete:
-                        self._settle(position)
+                self._settled.update(map(hash, log_positions.complete_versions(connection, self._location)))
             self._loaded = True
 
     def _unsettled(self, listed: Iterable[LogObject], report: Report) -> list[LogObject]:
         """Objects that are to be read, the oldest first."""
         found: list[LogObject] = []
-        settled, belongs, count, newest = self._settled, self.source.layout.belongs, 0, report.newest_object or 0
-        for each in listed:
-            count += 1
-            if each.modified > newest:
-                newest = each.modified
-            # What is in here was read to its end in this very version, which nothing can undo.
-            if hash((each.key, each.version, each.size)) not in settled:
-                if belongs(each.key):
-                    found.append(each)
-                else:
-                    report.ignored += 1
-                    settled.add(hash((each.key, each.version, each.size)))
-        report.listed += count
+        settled, newest, listing = self._settled, report.newest_object or 0, iter(listed)
+        while some := list(islice(listing, _LOOKED_AT_ONCE)):
+            report.listed += len(some)
+            newest = max(newest, max(map(_MODIFIED, some)))
+            # What is in here was read to its end in this very version, which nothing can undo. Mostly that is all of them.
+            if not settled.issuperset(map(hash, map(_VERSION, some))):
+                found += [each for each in some if hash(_VERSION(each)) not in settled and self._belongs(each, report)]
         report.newest_object = newest or None
         found.sort(key=lambda each: (each.modified, each.key))
         return found
+
+    def _belongs(self, found: LogObject, report: Report) -> bool:
+        if self.source.layout.belongs(found.key):
+            return True
+        report.ignored += 1
+        self._settled.add(hash(_VERSION(found)))
+        return False
 
     # --- reading
 

@@ -110,9 +110,9 @@ class KnownKeys:
             return _sorted(key_numbers(pq.ParquetFile(opened).read(columns=["key"]).column("key")))
 
 
-def remember(identity: str, path: str, keys: Sequence[bytes]) -> None:
-    """Keep the keys of a file that was just written."""
-    _CACHE.get(f"{identity}/{path}", lambda: _sorted(as_numbers(keys)))
+def remember(identity: str, path: str, keys: Keys) -> None:
+    """Keep the keys of a file that was just written, in any order."""
+    _CACHE.get(f"{identity}/{path}", lambda: _sorted(keys))
 
 
 def as_numbers(keys: Sequence[bytes]) -> Keys:

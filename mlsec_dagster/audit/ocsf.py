@@ -167,7 +167,7 @@ def from_ocsf(record: Mapping[str, Any]) -> AuditEvent:
             found = _get(record, path)
             if found is not None and name not in absent:
                 values[name] = found
-        return msgspec.convert(values | unmapped, AuditEvent)
+        return msgspec.convert(msgspec.structs.astuple(AuditEvent(**(values | unmapped))), AuditEvent)
     except (KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"This is no OCSF record of an audit event ({error!r}); expected one that to_ocsf wrote.") from error
 

@@ -78,7 +78,7 @@ _SCHEMES: Final = ("bearer", "basic", "negotiate", "sharedkey")
 def redact(text: str) -> str:
     """`text` with every secret that can be told replaced by `REDACTED`; applied twice, the same as once."""
     small = text.lower()
-    for sign, hints, step in _STEPS:
+    for sign, hints, step in _STEPS if _marked(text) else _LOOK_STEPS:
         if sign in small:
             for hint in hints:
                 if hint in small:
@@ -87,20 +87,36 @@ def redact(text: str) -> str:
     return text
 
 
+def _marked(text: str) -> bool:
+    """Whether there is a sign, or a blank, of which what tells a secret by its name has at least one: names of objects have mostly none."""
+    return (
+        not (text.isascii() and text.isprintable())
+        or "=" in text
+        or ":" in text
+        or "%" in text
+        or " " in text
+        or "+" in text
+        or "\\" in text
+    )
+
+
 def _replacing(pattern: re.Pattern[str]) -> Callable[[str], str]:
     return partial(pattern.sub, _REPLACEMENT)
 
 
 # A sign without which none of the hints is there, the hints, and what is to be done if one is.
-_STEPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...]] = (
+_LOOK_STEPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...]] = (
+    ("", _LOOKS, _replacing(_LOOK)),
+    ("_", _LOOKS_WITH_UNDERSCORE, _replacing(_LOOK)),
+    ("-", _LOOKS_WITH_HYPHEN, _replacing(_LOOK)),
+)
+_STEPS: Final = (
     (" ", ("private key",), _replacing(_KEY)),
     ("", ("authorization", "cookie"), _replacing(_HEADER)),
     ("", _SCHEMES, _replacing(_SCHEME)),
     ("", _NAMES, _without_named),
     (":", ("://",), _replacing(_USER)),
-    ("", _LOOKS, _replacing(_LOOK)),
-    ("_", _LOOKS_WITH_UNDERSCORE, _replacing(_LOOK)),
-    ("-", _LOOKS_WITH_HYPHEN, _replacing(_LOOK)),
+    *_LOOK_STEPS,
 )
 
 

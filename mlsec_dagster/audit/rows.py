@@ -10,6 +10,7 @@ events_of(batch), quarantined_of(batch)      # and back
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from operator import attrgetter
@@ -18,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
+import pyarrow.csv as pv
 
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
@@ -30,6 +31,12 @@ DAY: Final = 86_400_000_000
 
 FILE_SCHEMA: Final = pa.schema([field for field in SCHEMA if field.name not in {"source", "day"}])
 """The columns within a file of the trail: those that it is partitioned by are told by its path."""
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """What a value is written as: points in time are whole microseconds."""
+    return pa.int64() if pa.types.is_timestamp(kind) else kind
+
 
 _ARTIFACT: Final = tuple(
     (column, attrgetter(name))
@@ -45,14 +52,19 @@ _ARTIFACT: Final = tuple(
 )
 _WRITTEN: Final = tuple(name for name in EVENT_COLUMNS if name != "source")
 _ENCODER: Final = msgspec.json.Encoder()
-_JSON_SCHEMA: Final = pa.schema(
-    [
-        pa.field(name, pa.int64() if pa.types.is_timestamp(FILE_SCHEMA.field(name).type) else FILE_SCHEMA.field(name).type)
-        for name in _WRITTEN
-    ]
+_DECODER: Final = msgspec.json.Decoder(AuditEvent)
+# Arrow reads CSV five times as fast as JSON. An array of texts, integers and nulls on a line of its own is CSV, if no text has other
+# escapes than those of quotes and of the escape itself; the first field and the last have a bracket each.
+_OTHER_ESCAPE: Final = re.compile(rb"\\[^\"\\]")
+_READING: Final = pv.ReadOptions(use_threads=False, block_size=16 << 20, column_names=AuditEvent.__struct_fields__)
+_PARSING: Final = pv.ParseOptions(double_quote=False, escape_char="\\")
+_CONVERTING: Final = pv.ConvertOptions(
+    include_columns=list(_WRITTEN),
+    column_types={name: pa.string() if name == _WRITTEN[-1] else _plain(FILE_SCHEMA.field(name).type) for name in _WRITTEN},
+    null_values=["null", "null]"],
+    strings_can_be_null=True,
+    quoted_strings_can_be_null=False,
 )
-_READING: Final = pj.ReadOptions(use_threads=False, block_size=16 << 20)
-_PARSING: Final = pj.ParseOptions(explicit_schema=_JSON_SCHEMA, unexpected_field_behavior="ignore")
 _QUARANTINE: Final = ("reason", "raw", "size", "offset", "rest")
 
 
@@ -72,38 +84,32 @@ def quarantine_key(row: Quarantined, log_object: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
-def event_lines(events: Sequence[AuditEvent]) -> bytes | None:
-    """The events' own members as lines of JSON, which `event_table` takes from any thread; None if one of them has no such form.
+def event_lines(events: Sequence[AuditEvent]) -> bytes | Sequence[AuditEvent]:
+    """The events' own members as lines of text, which `event_table` takes from any thread; the events where one has no such form.
 
-    A member by its name from a Python object costs as much as half of the parsing; written as JSON at once, and read again by Arrow while
+    A member by its name from a Python object costs as much as half of the parsing; written as text at once, and read again by Arrow while
     the next events are parsed, it is nearly free.
     """
     try:
         return _ENCODER.encode_lines(events)
     except (UnicodeEncodeError, OverflowError, ValueError):
-        return None
+        return events
 
 
 def event_table(
-    events: Sequence[AuditEvent],
-    artifacts: Sequence[Artifact],
-    keys: Sequence[bytes],
-    log_objects: Sequence[str],
-    ingested: int,
-    lines: bytes | None = None,
+    events: Sequence[AuditEvent] | bytes, artifacts: Sequence[Artifact], keys: Sequence[bytes], log_objects: Sequence[str], ingested: int
 ) -> pa.Table:
     """Events as rows of the trail, in their order.
 
     Args:
-        events: At least one, all of one source.
+        events: At least one, all of one source; or their `event_lines`.
         artifacts: What each was about.
         keys: The key of each.
         log_objects: URI of the object that each was read from.
         ingested: Now, microseconds since the epoch.
-        lines: `event_lines` of the events, if there are any.
     """
-    count = len(events)
-    columns = _columns_of_lines(lines, count) or _columns_of(events)
+    count = len(keys)
+    columns = _columns_of_lines(events, count) if isinstance(events, bytes) else _columns_of(events)
     columns |= {name: list(map(get, artifacts)) for name, get in _ARTIFACT}
     columns["kind"] = pa.repeat("event", count)
     columns["key"] = keys
@@ -116,17 +122,17 @@ def _columns_of(events: Sequence[AuditEvent]) -> dict[str, Any]:
     return {name: [getattr(event, name) for event in events] for name in _WRITTEN}
 
 
-def _columns_of_lines(lines: bytes | None, count: int) -> dict[str, Any] | None:
-    if lines is None:
-        return None
-    try:
-        table = pj.read_json(pa.BufferReader(lines), _READING, _PARSING)
-    except pa.ArrowInvalid:  # A number that is larger than any column.
-        return None
-    if table.num_rows != count:
-        return None
-    columns: dict[str, Any] = {name: table.column(name) for name in _WRITTEN}
-    return {name: column.cast(_type(name)) if column.type != _type(name) else column for name, column in columns.items()}
+def _columns_of_lines(lines: bytes, count: int) -> dict[str, Any]:
+    if b"\\" not in lines or _OTHER_ESCAPE.search(lines) is None:
+        try:
+            table = pv.read_csv(pa.BufferReader(lines), _READING, _PARSING, _CONVERTING)
+            if table.num_rows == count:
+                columns: dict[str, Any] = {name: table.column(name) for name in _WRITTEN}
+                columns[_WRITTEN[-1]] = pc.utf8_rtrim(columns[_WRITTEN[-1]], "]")
+                return {name: column if column.type == _type(name) else column.cast(_type(name)) for name, column in columns.items()}
+        except pa.ArrowInvalid:  # A number that is larger than any column, or a text that is larger than a block.
+            pass
+    return _columns_of(_DECODER.decode_lines(lines))
 
 
 def quarantine_table(

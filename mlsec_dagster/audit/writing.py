@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlsec_dagster.audit.files import Sink, TrailFile
+from mlsec_dagster.audit.known import Keys, key_numbers
 from mlsec_dagster.audit.rows import FILE_SCHEMA
 
 
@@ -26,14 +27,14 @@ class Part:
         path: Below the table's root.
         day: "2026-05-01", the day of its rows.
         sink: Takes its bytes.
-        keep_keys: Whether `keys` is filled: the key of every row.
+        keep_keys: Whether `keys` is filled: the keys of the rows, by row groups.
     """
 
     def __init__(self, path: str, day: str, sink: Sink, *, keep_keys: bool = True) -> None:
         self.path = path
         self.day = day
         self.sink = sink
-        self.keys: list[bytes] = []
+        self.keys: list[Keys] = []
         self.rows = 0
         self._keep_keys = keep_keys
         self._writer: pq.ParquetWriter | None = None
@@ -57,7 +58,7 @@ class Part:
         self._last = times["max"] if self._last is None else max(self._last, times["max"])
         self.rows += table.num_rows
         if self._keep_keys:
-            self.keys += table.column("key").to_pylist()
+            self.keys.append(key_numbers(table.column("key")))
 
     def close(self, source: str) -> TrailFile:
         """Bring the file to the disk, and say what it is."""

@@ -134,6 +134,14 @@ def all_positions(connection: Connection, location: int, prefix: str = "") -> It
         yield _position(row)
 
 
+def complete_versions(connection: Connection, location: int) -> Iterator[tuple[str, str, int]]:
+    """Key, version and size of every object that was read completely, in no order, a page at a time."""
+    query = select(log_objects.c.object, log_objects.c.version, log_objects.c.size)
+    query = query.where(log_objects.c.location == location, log_objects.c.complete == 1)
+    for key, version, size in connection.execution_options(yield_per=10_000).execute(query):
+        yield as_key(key), version, size
+
+
 def rows_of_copy(connection: Connection, location: int, digest: str) -> int | None:
     """How many rows an object with these bytes had that was read completely, in the same location; None if there is none."""
     query = select(log_objects.c.rows).where(

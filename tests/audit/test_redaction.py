@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlsec_dagster.audit.events import AuditEvent
-from mlsec_dagster.audit.redaction import REDACTED, redact
+from mlsec_dagster.audit.redaction import _STEPS, REDACTED, redact
 from mlsec_dagster.audit.sources import cloudtrail
 from tests.audit.documented import CLOUDTRAIL, LOGS, Log, lines_of
 
@@ -85,6 +85,19 @@ def test_each_carrier_is_redacted_whatever_its_case_and_its_base64(carrier: str)
 @example("authorization: bearer token=a")
 def test_twice_is_the_same_as_once(text: str) -> None:
     assert redact(redact(text)) == redact(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from([*CARRIERS, *" \t\u2003=:%+\\/-_.&?", "sig", "Bearer", "key", "password", "%3D", "eyJ", "a" * 20])).map(
+        "".join
+    )
+)
+def test_no_step_is_passed_over_that_would_have_found_something(text: str) -> None:
+    thorough = text
+    for _, _, step in _STEPS:
+        thorough = step(thorough)
+    assert redact(text) == thorough
 
 
 @settings(max_examples=200, deadline=None)
