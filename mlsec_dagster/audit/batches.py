@@ -1,6 +1,6 @@
 """A batch: rows of log objects, compared with what the trail has, and written as files that one commit puts into it.
 
-batch = Batch(trail, location="s3://org-trail/AWSLogs", source="aws.cloudtrail", translator=translator)
+batch = Batch(trail, location="s3://org-trail/AWSLogs", source="aws.cloudtrail", translator=translator, writing=ThreadPoolExecutor(1))
 batch.add(rows, log_object, modified)      # any number of times
 batch.finish()                             # the files are on the disk now, and in nobody's table
 …                                          # the intent is written down
@@ -13,7 +13,7 @@ batch.commit()
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -33,9 +33,9 @@ from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 
-CHUNK: Final = 8192
-"""Rows that are made into Arrow at once: a row group of a file."""
-
+_CHUNK: Final = 4096  # Events that are compared and made into Arrow at once.
+_ROW_GROUP: Final = 16_384
+_ROW_GROUP_BYTES: Final = 16 << 20
 _QUARANTINED: Final = 64  # Each may hold a quarter of a megabyte.
 _OPEN_FILES: Final = 32
 _SAMPLE: Final = 50
@@ -91,6 +91,8 @@ class Batch:
         location: URI of where the log objects lie.
         source: The log.
         translator: Says which artifact an access is about.
+        writing: One thread, on which files are written while the next rows are read; no other batch uses it meanwhile. It is the caller's,
+            for several batches one after another: a new thread for each would take memory of its own each time.
         pseudonyms: Replace what tells persons, if they are to be replaced.
 
     Attributes:
@@ -102,7 +104,14 @@ class Batch:
     """
 
     def __init__(
-        self, trail: Trail, *, location: str, source: Source, translator: Translator, pseudonyms: Pseudonyms | None = None
+        self,
+        trail: Trail,
+        *,
+        location: str,
+        source: Source,
+        translator: Translator,
+        writing: ThreadPoolExecutor,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.location = location
         self.source: Source = source
@@ -123,7 +132,8 @@ class Batch:
         self._quarantined: list[tuple[Quarantined, str, int]] = []
         self._open: dict[int, Part] = {}
         self._parts = 0
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
+        self._gathered: list[tuple[pa.Table, Any]] = []
+        self._writing = writing
         self._pending: list[Future[None]] = []
 
     @property
@@ -148,7 +158,7 @@ class Batch:
             else:
                 self._quarantined.append((row, log_object, modified))
         self._objects += [log_object] * (len(self._events) - len(self._objects))
-        if len(self._events) >= CHUNK:
+        if len(self._events) >= _CHUNK:
             self._take_events()
         if len(self._quarantined) >= _QUARANTINED:
             self._take_quarantined()
@@ -159,12 +169,10 @@ class Batch:
         Raises:
             StoreError: They cannot be written.
         """
-        try:
-            self._take_events()
-            self._take_quarantined()
-            self._submit(self._close_all, pending=0)
-        finally:
-            self._writing.shutdown()
+        self._take_events()
+        self._take_quarantined()
+        self._submit(self._close_all, pending=0)
+        pa.default_memory_pool().release_unused()  # It may be a long time to the next batch.
         self.files.sort(key=lambda file: file.path)
 
     def commit(self) -> int | None:
@@ -182,7 +190,9 @@ class Batch:
 
     def abandon(self) -> None:
         """Delete what was written."""
-        self._writing.shutdown(wait=True, cancel_futures=True)
+        for pending in self._pending:
+            pending.cancel()
+        wait(self._pending)
         for part in self._open.values():
             part.sink.close()
         for path in {*(file.path for file in self.files), *(part.path for part in self._open.values())}:
@@ -270,7 +280,7 @@ class Batch:
     # --- files
 
     def _write(self, table: Callable[[], pa.Table], days: Any) -> None:
-        self._submit(lambda: self._write_days(table(), days))
+        self._submit(lambda: self._gather(table(), days))
 
     def _submit(self, work: Callable[[], None], *, pending: int = 1) -> None:
         """Have work done on the writing thread, while the next rows are read."""
@@ -286,7 +296,19 @@ class Batch:
 
     # What follows happens on the writing thread.
 
-    def _write_days(self, table: pa.Table, days: Any) -> None:
+    def _gather(self, table: pa.Table, days: Any) -> None:
+        """Take rows until they make a row group."""
+        self._gathered.append((table, days))
+        rows = sum(table.num_rows for table, _ in self._gathered)
+        if rows >= _ROW_GROUP or sum(table.nbytes for table, _ in self._gathered) >= _ROW_GROUP_BYTES:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if not self._gathered:
+            return
+        tables, several = zip(*self._gathered, strict=True)
+        self._gathered = []
+        table, days = pa.concat_tables(tables), np.concatenate(several)
         if (days == days[0]).all():
             self._write_day(int(days[0]), table)
             return
@@ -309,5 +331,6 @@ class Batch:
         remember(self._head.identity, part.path, np.concatenate(part.keys))
 
     def _close_all(self) -> None:
+        self._write_gathered()
         for day in list(self._open):
             self._close(day)

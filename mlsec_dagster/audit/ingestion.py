@@ -18,8 +18,8 @@ the clock.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -34,10 +34,12 @@ from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
+from mlsec_dagster.audit.queues import Everything, Queue
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
+from mlsec_dagster.audit.ticks import Budget, Report
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from mlsec_dagster.integrity.ledger import Ledger
     from mlsec_dagster.storage.database import Database
 
-BATCH_ROWS: Final = 250_000
+BATCH_ROWS: Final = 125_000
 """Rows that one commit puts into the trail, about: what is known of them is held in memory until then."""
 
 _CONFLICTS: Final = 5
@@ -64,69 +66,6 @@ _SHOWN: Final = 50
 _LOOKED_AT_ONCE: Final = 1000
 _MODIFIED: Final = attrgetter("modified")
 _VERSION: Final = attrgetter("key", "version", "size")
-
-
-@dataclass(slots=True)
-class Budget:
-    """How much one tick may do. It stops between records, and the next one goes on there.
-
-    Args:
-        seconds: Time, from when the budget is made.
-        records: Records that are read.
-    """
-
-    seconds: float = 40.0
-    records: int = 5_000_000
-    _end: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.seconds
-
-    @property
-    def spent(self) -> bool:
-        """Whether it is time to stop."""
-        return self.records <= 0 or time.monotonic() >= self._end
-
-
-@dataclass(slots=True)
-class Report:
-    """What one tick did.
-
-    Attributes:
-        held_elsewhere: Somebody else reads this location now, and nothing was done.
-        listed: Objects that were listed.
-        ignored: Of these, objects that are no log of this kind.
-        read: Objects that were read to their end, or as far as they had grown.
-        copies: Of these, objects whose bytes had been read under another name.
-        tally: What came of their rows.
-        commits: Commits to the trail.
-        days: Days ("2026-05-01") that have new rows, with how many.
-        rewritten: Objects that are other than they were when they were read, which no log does.
-        changed: Objects that changed while they were read; they are read again.
-        behind: Objects that are still to be read.
-        recovered: Batches that an earlier tick had left between commit and done.
-        incomplete: Objects that end in the middle.
-        missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
-        newest_object: When the newest object that was listed was written, microseconds since the epoch.
-        reconciled: Everything was listed and compared.
-    """
-
-    held_elsewhere: bool = False
-    listed: int = 0
-    ignored: int = 0
-    read: int = 0
-    copies: int = 0
-    tally: Tally = field(default_factory=Tally)
-    commits: int = 0
-    days: dict[str, int] = field(default_factory=dict[str, int])
-    rewritten: list[str] = field(default_factory=list[str])
-    changed: list[str] = field(default_factory=list[str])
-    incomplete: list[str] = field(default_factory=list[str])
-    missing: list[str] = field(default_factory=list[str])
-    newest_object: int | None = None
-    reconciled: bool = False
-    behind: int = 0
-    recovered: int = 0
 
 
 class _UnreadableError(Exception):
@@ -177,11 +116,12 @@ class Ingestion:
         self.ledger = ledger
         self.batch_rows = batch_rows
         self.pseudonyms = pseudonyms
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
         self._location = -1
         self._settled: set[int] = set()
         self._refused: set[int] = set()
         self._loaded = False
-        self._everything: _Everything | None = None
+        self._everything: Everything | None = None
         self._digests = False
 
     @property
@@ -267,7 +207,7 @@ class Ingestion:
         return True
 
     def _reconcile(self, budget: Budget, report: Report) -> None:
-        everything = self._everything = self._everything or _Everything(self.place.list())
+        everything = self._everything = self._everything or Everything(self.place.list())
         more = True
         while more and not budget.spent:
             more = False
@@ -340,7 +280,7 @@ class Ingestion:
         Whoever can write one object that nobody may read would otherwise stop the reading of all. So those that were refused come last
         the next time.
         """
-        queue = _Queue(sorted(waiting, key=self._was_refused))
+        queue = Queue(sorted(waiting, key=self._was_refused))
         conflicts = 0
         while queue and not budget.spent and queue.refusals < _REFUSALS:
             place = queue.place
@@ -358,10 +298,15 @@ class Ingestion:
     def _was_refused(self, found: LogObject) -> bool:
         return hash((found.key, found.version)) in self._refused
 
-    def _read_batch(self, queue: "_Queue", budget: Budget, report: Report) -> None:
+    def _read_batch(self, queue: Queue, budget: Budget, report: Report) -> None:
         """One batch, of as many objects as it holds."""
         batch = Batch(
-            self.trail, location=self.place.uri, source=self.source.source, translator=self.translator, pseudonyms=self.pseudonyms
+            self.trail,
+            location=self.place.uri,
+            source=self.source.source,
+            translator=self.translator,
+            writing=self._writing,
+            pseudonyms=self.pseudonyms,
         )
         done: list[Reading] = []
         positions: list[Position] = []
@@ -410,7 +355,7 @@ class Ingestion:
         report.changed += changed
         report.incomplete += incomplete
 
-    def _begin(self, queue: "_Queue") -> Reading | None:
+    def _begin(self, queue: Queue) -> Reading | None:
         """Begin with the next object, where it was left; None if it was read meanwhile."""
         found = queue.current
         if found.key not in queue.known:
@@ -534,52 +479,3 @@ class Ingestion:
             after = change(LocationState.read(before)).written()
             if after != before:
                 log_positions.write_state(connection, self._location, after)
-
-
-class _Everything:
-    """A pass over all objects of a place, which may take many calls."""
-
-    def __init__(self, objects: Iterator[LogObject]) -> None:
-        self.objects = objects
-        self.waiting: list[LogObject] = []
-        self.seen: set[int] = set()
-        self.refused: list[StoreError] = []
-        self.begun = time.time_ns() // 1000
-
-
-class _Queue:
-    """Objects that are to be read, and the one that is being read."""
-
-    def __init__(self, waiting: Sequence[LogObject]) -> None:
-        self._waiting = waiting
-        self.place = 0
-        self.reading: Reading | None = None
-        self.known: dict[str, Position | None] = {}
-        self.refused: dict[int, StoreError] = {}
-        self.refusals = 0  # One after another.
-
-    def __len__(self) -> int:
-        return len(self._waiting) - self.place
-
-    @property
-    def current(self) -> LogObject:
-        return self._waiting[self.place]
-
-    def following(self, count: int) -> Sequence[LogObject]:
-        return self._waiting[self.place : self.place + count]
-
-    def next(self) -> None:
-        self.place += 1
-        self.reading = None
-
-    def refuse(self, reason: StoreError) -> None:
-        self.refused[self.place] = reason
-        self.refusals += 1
-        self.next()
-
-    def back_to(self, place: int) -> None:
-        self.refused = {at: reason for at, reason in self.refused.items() if at < place}
-        self.refusals = 0
-        self.place = place
-        self.reading = None
-        self.known = {}

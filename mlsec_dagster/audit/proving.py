@@ -43,7 +43,7 @@ from mlsec_dagster.storage.log_positions import Position
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from mlsec_dagster.audit.ingestion import Budget
+    from mlsec_dagster.audit.ticks import Budget
     from mlsec_dagster.storage.database import Database
 
 NOT_SWITCHED_ON: Final = (

@@ -26,11 +26,12 @@ from mlsec_dagster.assets.trail_page import day_metadata
 from mlsec_dagster.audit.artifact_map import ArtifactMap
 from mlsec_dagster.audit.artifacts import Translator
 from mlsec_dagster.audit.completeness import Watermark, watermarks
-from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.proving import prove
 from mlsec_dagster.audit.public_keys import PublicKeys
 from mlsec_dagster.audit.querying import DaySummary, summary
 from mlsec_dagster.audit.registry import MlflowRegistry, RegistryState
+from mlsec_dagster.audit.ticks import Budget, Report
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.presentation import plain
 from mlsec_dagster.resources import AuditTrail, SecurityStore, Signer, open_pseudonyms, open_store, open_trail

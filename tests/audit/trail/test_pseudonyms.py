@@ -2,6 +2,7 @@
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -232,7 +233,14 @@ def test_the_translator_sees_what_the_log_says(logs, ledger, trail, pseudonyms, 
             seen.append(event.principal)
             return Artifact("none")
 
-    batch = Batch(trail, location="file:///x", source="aws.cloudtrail", translator=Translator(), pseudonyms=pseudonyms)
+    batch = Batch(
+        trail,
+        location="file:///x",
+        source="aws.cloudtrail",
+        translator=Translator(),
+        writing=ThreadPoolExecutor(1),
+        pseudonyms=pseudonyms,
+    )
     batch.add([event(principal=MARY)], "file:///x/a", 1)
     batch.finish()
     batch.commit()

@@ -1,0 +1,73 @@
+"""What one tick of an audit log may do, and what it did.
+
+report = ingestion.tick(Budget(seconds=40))
+report.days, report.behind
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from mlsec_dagster.audit.batches import Tally
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much one tick may do. It stops between records, and the next one goes on there.
+
+    Args:
+        seconds: Time, from when the budget is made.
+        records: Records that are read.
+    """
+
+    seconds: float = 40.0
+    records: int = 5_000_000
+    _end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def spent(self) -> bool:
+        """Whether it is time to stop."""
+        return self.records <= 0 or time.monotonic() >= self._end
+
+
+@dataclass(slots=True)
+class Report:
+    """What one tick did.
+
+    Attributes:
+        held_elsewhere: Somebody else reads this location now, and nothing was done.
+        listed: Objects that were listed.
+        ignored: Of these, objects that are no log of this kind.
+        read: Objects that were read to their end, or as far as they had grown.
+        copies: Of these, objects whose bytes had been read under another name.
+        tally: What came of their rows.
+        commits: Commits to the trail.
+        days: Days ("2026-05-01") that have new rows, with how many.
+        rewritten: Objects that are other than they were when they were read, which no log does.
+        changed: Objects that changed while they were read; they are read again.
+        behind: Objects that are still to be read.
+        recovered: Batches that an earlier tick had left between commit and done.
+        incomplete: Objects that end in the middle.
+        missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
+        newest_object: When the newest object that was listed was written, microseconds since the epoch.
+        reconciled: Everything was listed and compared.
+    """
+
+    held_elsewhere: bool = False
+    listed: int = 0
+    ignored: int = 0
+    read: int = 0
+    copies: int = 0
+    tally: Tally = field(default_factory=Tally)
+    commits: int = 0
+    days: dict[str, int] = field(default_factory=dict[str, int])
+    rewritten: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
+    incomplete: list[str] = field(default_factory=list[str])
+    missing: list[str] = field(default_factory=list[str])
+    newest_object: int | None = None
+    reconciled: bool = False
+    behind: int = 0
+    recovered: int = 0
