@@ -35,7 +35,7 @@ BATCH_ROWS: Final = 4096
 
 _MEMORY: Final = "512MB"
 _FIRST_ROWS: Final = 250_000
-_MOST_ROWS: Final = 1_000_000
+_MOST_ROWS: Final = 4_000_000
 # What our writers make. Anything else could mean another file than it says: "..", or a pattern.
 _PATH: Final = re.compile(r"source=([a-z0-9_.]+)/day=(\d{4}-\d{2}-\d{2})/[A-Za-z0-9_-]+\.parquet", re.ASCII)
 # Where DuckDB takes a path for nothing but a path: no pattern, and no "name=value" that would be a partition.
