@@ -222,7 +222,7 @@ def rows(trail: Trail, wanted: Filter, limit: int | None = None) -> Iterator[pa.
             known = {**bound, **values, "limit": left}
             return batches(trail, connection, query, {name: known[name] for name in _PARAMETER.findall(query)})
 
-        for chunk in chunks(files):
+        for chunk in chunks(trail, files):
             with table(chunk) as (source, bound, numbered):
                 query = _query_across(ask, source, parts, left) if numbered and _across(parts) else _query(source, parts, left)
                 for batch in ask(query) if query else ():
@@ -258,7 +258,7 @@ def summary(trail: Trail, day: str) -> DaySummary:
             readers = ask(_READERS.format(source=source))
             connection.execute(f"CREATE TEMP TABLE today AS {_FIRST.format(source=source)}", bound)
         # What is remembered of earlier days is only who is there again today.
-        for chunk in chunks(earlier):
+        for chunk in chunks(trail, earlier):
             with table(chunk) as (source, bound, _):
                 connection.execute(f"CREATE OR REPLACE TEMP TABLE again AS {_AGAIN.format(source=source)}", bound)
                 connection.execute(

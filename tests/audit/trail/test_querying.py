@@ -306,6 +306,7 @@ def is_meant(row: dict, artifact: str | None, principal: str | None, outcome: st
 def test_what_is_found_is_what_comparing_every_row_finds(folder, made, asked, limit, chunk, places, monkeypatch):
     monkeypatch.setattr(scanning, "_FIRST_ROWS", chunk)
     monkeypatch.setattr(scanning, "_MOST_ROWS", chunk)
+    monkeypatch.setattr(scanning, "_MOST_ROWS_OF_ARROW", chunk)
     monkeypatch.setattr(querying, "_MOST_PLACES", places)
     with tempfile.TemporaryDirectory() as root:
         trail = trail_of(made, Path(root) / folder)
