@@ -354,7 +354,10 @@ def looking(folder: Path) -> list[dict[str, Any]]:
         asked = partial(_ask_trail, trail, "fraud-17")
         bare = partial(_ask_duckdb, folder / "look", "fraud-17")
         assert asked() == bare()
-        ours, peer = alternately(lambda asked=asked: bool(asked()), lambda bare=bare: bool(bare()), repeats=REPEATS)
+        same = partial(_ask_duckdb_the_same, folder / "look", "fraud-17")
+        ours, peer, peer_asked_the_same = alternately(
+            lambda asked=asked: bool(asked()), lambda bare=bare: bool(bare()), lambda same=same: bool(same()), repeats=REPEATS
+        )
         _, megabytes = in_fresh_process("benchmarks.bench_trail", "look_once", str(folder / "look"))
         rows.append(
             row(
@@ -367,6 +370,7 @@ def looking(folder: Path) -> list[dict[str, Any]]:
                 demand="at most 1.2x",
                 holds=ours / peer <= 1.2,
                 megabytes=round(megabytes),
+                ratio_asked_the_same=round(ours / peer_asked_the_same, 2),
             )
         )
         shutil.rmtree(folder / "look")
@@ -438,11 +442,20 @@ def _ask_trail(trail: Any, model: str) -> int:
 
 
 def _ask_duckdb(place: Path, model: str) -> int:
+    """One column, in no order."""
+    return _counted_by_duckdb(place, f"artifact_model = '{model}'")
+
+
+def _ask_duckdb_the_same(place: Path, model: str) -> int:
+    """What `mlsec trail` answers: every column that may name the model, the newest first."""
+    where = " OR ".join(f"{column} = '{model}'" for column in ("artifact_asset", "artifact_model", "model"))
+    return _counted_by_duckdb(place, f"{where} ORDER BY time DESC, key")
+
+
+def _counted_by_duckdb(place: Path, where: str) -> int:
     import duckdb
 
-    found: Any = duckdb.sql(
-        f"SELECT * FROM read_parquet('{place}/source=*/day=*/*.parquet', hive_partitioning = true) WHERE artifact_model = '{model}'"
-    )
+    found: Any = duckdb.sql(f"SELECT * FROM read_parquet('{place}/source=*/day=*/*.parquet', hive_partitioning = true) WHERE {where}")
     return sum(batch.num_rows for batch in found.to_arrow_reader(16_384))
 
 

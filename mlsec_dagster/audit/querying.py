@@ -15,7 +15,7 @@ the files are what was sealed, only `mlsec_dagster.audit.seals.verify_trail` tel
 
 import re
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -214,13 +214,18 @@ def rows(trail: Trail, wanted: Filter, limit: int | None = None) -> Iterator[pa.
     files = [file for file in listed(trail) if _may_hold(file, wanted)]
     if not files or limit == 0:
         return
-    condition, parameters, across = _condition(wanted)
+    parts, values = _condition(wanted)
     with connected(trail) as (connection, table):
         left = limit
-        for chunk in chunks(files):
+
+        def ask(query: str) -> Iterator[pa.RecordBatch]:
+            known = {**bound, **values, "limit": left}
+            return batches(trail, connection, query, {name: known[name] for name in _PARAMETER.findall(query)})
+
+        for chunk in chunks(trail, files):
             with table(chunk) as (source, bound, numbered):
-                query, given = _query(source, numbered and across, condition, left)
-                for batch in batches(trail, connection, query, {**bound, **parameters, **given}):
+                query = _query_across(ask, source, parts, left) if numbered and _across(parts) else _query(source, parts, left)
+                for batch in ask(query) if query else ():
                     yield batch
                     left = None if left is None else left - batch.num_rows
             if left == 0:
@@ -253,7 +258,7 @@ def summary(trail: Trail, day: str) -> DaySummary:
             readers = ask(_READERS.format(source=source))
             connection.execute(f"CREATE TEMP TABLE today AS {_FIRST.format(source=source)}", bound)
         # What is remembered of earlier days is only who is there again today.
-        for chunk in chunks(earlier):
+        for chunk in chunks(trail, earlier):
             with table(chunk) as (source, bound, _):
                 connection.execute(f"CREATE OR REPLACE TEMP TABLE again AS {_AGAIN.format(source=source)}", bound)
                 connection.execute(
@@ -308,50 +313,90 @@ def _may_hold(file: TrailFile, wanted: Filter) -> bool:
     return wanted.until is None or file.day <= rfc3339(wanted.until)[:10]
 
 
-def _condition(wanted: Filter) -> tuple[str, dict[str, Any], bool]:
-    """What DuckDB is to compare, the values that it is given apart from that, and whether one comparison goes across columns."""
-    parts: list[str] = []
+_PARAMETER: Final = re.compile(r"\$(\w+)", re.ASCII)
+
+Parts = list[list[str]]
+"""What DuckDB is to compare: all of the parts must hold, and of each part one of its alternatives."""
+
+
+def _condition(wanted: Filter) -> tuple[Parts, dict[str, Any]]:
+    """What DuckDB is to compare, and the values that it is given apart from that."""
+    parts: Parts = []
     values: dict[str, Any] = {}
 
     def equal(column: str, value: object) -> None:
         if value is not None:
-            parts.append(f"{column} = ${column}")
+            parts.append([f"{column} = ${column}"])
             values[column] = value
 
     for column in ("kind", "operation", "action", "outcome", "address"):
         equal(column, getattr(wanted, column))
     equal("artifact_kind", "unresolved" if wanted.unresolved else None)
     if wanted.since is not None:
-        parts.append("time >= $since")
+        parts.append(["time >= $since"])
         values["since"] = EPOCH + timedelta(microseconds=wanted.since)
     if wanted.until is not None:
-        parts.append("time < $until")
+        parts.append(["time < $until"])
         values["until"] = EPOCH + timedelta(microseconds=wanted.until)
     if wanted.artifact is not None:
-        either = ["artifact_asset = $artifact", "artifact_model = $artifact", "model = $artifact"]
+        either = ["artifact_model = $artifact", "artifact_asset = $artifact", "model = $artifact"]
         values["artifact"] = wanted.artifact
         name, slash, version = wanted.artifact.rpartition("/")
         if slash:
-            either += ["(artifact_model = $name AND artifact_version = $version)", "(model = $name AND model_version = $version)"]
+            either += ["artifact_model = $name AND artifact_version = $version", "model = $name AND model_version = $version"]
             values |= {"name": name, "version": version}
-        parts.append(f"({' OR '.join(either)})")
+        parts.append(either)
     if wanted.principal is not None:
         form = "starts_with({0}, $principal)" if wanted.principal.endswith("*") else "{0} = $principal"
         values["principal"] = wanted.principal.removesuffix("*")
-        parts.append(f"({' OR '.join(form.format(column) for column in ('principal', 'principal_name', 'role'))})")
-    return " AND ".join(parts) or "true", values, wanted.artifact is not None or wanted.principal is not None
+        parts.append([form.format(column) for column in ("principal", "principal_name", "role")])
+    return parts, values
+
+
+def _across(parts: Parts) -> bool:
+    return any(len(part) > 1 for part in parts)
+
+
+def _where(parts: Parts) -> str:
+    return " AND ".join(f"({' OR '.join(part)})" for part in parts) or "true"
 
 
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in SCHEMA.names)
+_MOST_PLACES: Final = 100_000
 
 
-def _query(source: str, across: bool, condition: str, limit: int | None) -> tuple[str, dict[str, Any]]:
-    last = "" if limit is None else " LIMIT $limit"
-    given = {} if limit is None else {"limit": limit}
-    if not across:
-        return f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY time DESC, key{last}", given  # noqa: S608
-    # A condition on one column is told while the file is read, and what fails it is not decoded. One across columns is not, so that all
-    # columns of all rows would be: hence the places of the rows first, from those columns alone.
-    places = f"SELECT filename, file_row_number FROM {source} WHERE {condition}"  # noqa: S608
-    places += f" ORDER BY time DESC, key{last}" if last else ""
-    return f"SELECT {_COLUMNS} FROM {source} SEMI JOIN ({places}) USING (filename, file_row_number) ORDER BY time DESC, key", given  # noqa: S608
+def _newest(limit: int | None) -> str:
+    return f"ORDER BY time DESC, key{'' if limit is None else ' LIMIT $limit'}"
+
+
+def _query(source: str, parts: Parts, limit: int | None) -> str:
+    return f"SELECT {_COLUMNS} FROM {source} WHERE {_where(parts)} {_newest(limit)}"  # noqa: S608
+
+
+def _query_across(ask: Callable[[str], Iterator[pa.RecordBatch]], source: str, parts: Parts, limit: int | None) -> str | None:
+    """The query for alternatives in several columns; None if no row matches.
+
+    Comparisons of one column are made while a file is read, and what fails them is not decoded. Alternatives in several columns are not
+    among them, so that all columns of all rows would be. Hence the rows are counted first, from the few columns that are compared: mostly
+    one of the alternatives holds for all that match, and asking for it alone finds them. Nothing comes in between, for the files of a trail
+    are written once.
+    """
+    counts = ", ".join(f"count(*) FILTER ({each})" for part in parts if len(part) > 1 for each in part)
+    query = f"SELECT count(*), {counts} FROM {source} WHERE {_where(parts)}"  # noqa: S608
+    found, *told = (column[0].as_py() for batch in ask(query) for column in batch.columns)
+    if not found:
+        return None
+    held = iter(told)
+    parts = [_enough(part, [next(held) == found for _ in part]) if len(part) > 1 else part for part in parts]
+    last = limit if limit is not None and limit < found else None
+    few = min(found, last or found) <= _MOST_PLACES
+    if not few or (last is None and not _across(parts)):
+        return _query(source, parts, last)
+    # Where only some of the rows are wanted, or no alternative is enough, their places come first, from the same few columns.
+    places = f"SELECT filename, file_row_number FROM {source} WHERE {_where(parts)} {_newest(last) if last else ''}"  # noqa: S608
+    return f"SELECT {_COLUMNS} FROM {source} SEMI JOIN ({places}) USING (filename, file_row_number) {_newest(None)}"  # noqa: S608
+
+
+def _enough(alternatives: list[str], holds_for_all: list[bool]) -> list[str]:
+    """One of the alternatives if it holds for all rows that match, else all of them."""
+    return next(([each] for each, holds in zip(alternatives, holds_for_all, strict=True) if holds), alternatives)

@@ -35,7 +35,8 @@ BATCH_ROWS: Final = 4096
 
 _MEMORY: Final = "512MB"
 _FIRST_ROWS: Final = 250_000
-_MOST_ROWS: Final = 1_000_000
+_MOST_ROWS: Final = 4_000_000
+_MOST_ROWS_OF_ARROW: Final = 1_000_000  # Which holds parts of several files at once, beyond what DuckDB may use.
 # What our writers make. Anything else could mean another file than it says: "..", or a pattern.
 _PATH: Final = re.compile(r"source=([a-z0-9_.]+)/day=(\d{4}-\d{2}-\d{2})/[A-Za-z0-9_-]+\.parquet", re.ASCII)
 # Where DuckDB takes a path for nothing but a path: no pattern, and no "name=value" that would be a partition.
@@ -61,8 +62,9 @@ def listed(trail: Trail) -> list[TrailFile]:
     return list(found.values())
 
 
-def chunks(files: Sequence[TrailFile]) -> Iterator[list[TrailFile]]:
+def chunks(trail: Trail, files: Sequence[TrailFile]) -> Iterator[list[TrailFile]]:
     """Files of whole days, newest day first: few rows at the beginning, for whoever wants only those, and more from then on."""
+    largest = _MOST_ROWS if _opened_by_duckdb(trail) else _MOST_ROWS_OF_ARROW
     by_day: dict[str, list[TrailFile]] = {}
     for file in files:
         by_day.setdefault(file.day, []).append(file)
@@ -72,11 +74,16 @@ def chunks(files: Sequence[TrailFile]) -> Iterator[list[TrailFile]]:
         of_day = sum(file.rows for file in by_day[day])
         if chunk and count + of_day > most:
             yield chunk
-            chunk, count, most = [], 0, min(most * 4, _MOST_ROWS)
+            chunk, count, most = [], 0, min(most * 4, largest)
         chunk += by_day[day]
         count += of_day
     if chunk:
         yield chunk
+
+
+def _opened_by_duckdb(trail: Trail) -> bool:
+    root = trail.storage.root
+    return root is not None and _PLAIN.fullmatch(str(root)) is not None
 
 
 @contextmanager
@@ -98,7 +105,7 @@ def connected(trail: Trail) -> Generator[tuple["duckdb.DuckDBPyConnection", Make
         )
         try:
             root = trail.storage.root
-            plain = root is not None and _PLAIN.fullmatch(str(root)) is not None
+            plain = _opened_by_duckdb(trail)
             if plain:
                 connection.execute("SET allowed_directories = $root", {"root": [str(root)]})
             connection.execute("SET enable_external_access = false")

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,13 @@ from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlsec_dagster.audit import querying, scanning
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
+from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.ingestion import Budget, Ingestion
 from mlsec_dagster.audit.querying import Filter, instant, rows, summary
-from mlsec_dagster.audit.rows import event_table, events_of, quarantine_table, quarantined_of
+from mlsec_dagster.audit.rows import FILE_SCHEMA, event_table, events_of, quarantine_table, quarantined_of
 from mlsec_dagster.audit.schema import SCHEMA
 from mlsec_dagster.audit.times import microseconds
 from mlsec_dagster.audit.trail import Trail
@@ -235,6 +238,104 @@ def test_a_first_reader_is_one_who_never_read_it_on_an_earlier_day(filled):
 
 def test_a_day_without_files_is_empty(filled):
     assert summary(filled, "2001-01-01").events == 0
+
+
+# --- the same as comparing every row
+
+_NAMES = st.sampled_from([None, "a", "a", "b", "a/1", "ab"])
+_ROWS = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("artifact_asset", "artifact_model", "model", "principal", "principal_name", "role"), _NAMES),
+        "artifact_version": st.sampled_from([None, "1", "2"]),
+        "model_version": st.sampled_from([None, "1", "2"]),
+        "outcome": st.sampled_from(["success", "denied"]),
+        "seconds": st.integers(0, 3 * 86_400 - 1),
+    }
+)
+_ASKED = st.fixed_dictionaries(
+    {"artifact": _NAMES, "principal": st.sampled_from([None, "a", "a*", "b", "*", "a/*"]), "outcome": st.sampled_from([None, "denied"])}
+)
+
+
+def trail_of(made: list[dict], root: Path) -> Trail:
+    """A trail of rows that say only what is given, two files a day, with two rows in a row group."""
+    trail = Trail(str(root))
+    head = trail.open(create=True)
+    added = []
+    for number in range(6):
+        day, rest = f"2026-05-0{number // 2 + 1}", number % 2
+        chosen = [row for index, row in enumerate(made) if row["seconds"] // 86_400 == number // 2 and index % 2 == rest]
+        if not chosen:
+            continue
+        columns = [
+            pa.array([row.get(field.name, b"%016d" % row["seconds"] if field.name == "key" else None) for row in chosen], field.type)
+            if field.name != "time"
+            else pa.array([microseconds(at(0, row["seconds"])) for row in chosen], field.type)
+            for field in FILE_SCHEMA
+        ]
+        path = f"source=mlflow.audit/day={day}/{number}.parquet"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_arrays(columns, schema=FILE_SCHEMA), root / path, row_group_size=2)
+        added.append(TrailFile(path, "mlflow.audit", day, (root / path).stat().st_size, len(chosen)))
+    head.commit(attempt="made", why="ingested", sources=["mlflow.audit"], added=added)
+    return trail
+
+
+def is_meant(row: dict, artifact: str | None, principal: str | None, outcome: str | None) -> bool:
+    """What `Filter` says, one row at a time."""
+    named = {row["artifact_asset"], row["artifact_model"], row["model"]}
+    named |= {f"{row['artifact_model']}/{row['artifact_version']}", f"{row['model']}/{row['model_version']}"}
+    who = [name for name in (row["principal"], row["principal_name"], row["role"]) if name is not None]
+    begins = principal is not None and principal.endswith("*")
+    return (
+        (artifact is None or artifact in named)
+        and (principal is None or any(name.startswith(principal[:-1]) if begins else name == principal for name in who))
+        and outcome in (None, row["outcome"])
+    )
+
+
+@pytest.mark.parametrize("folder", ["trail", "tr[a]il"])  # DuckDB opens the files of the one, Arrow those of the other.
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(
+    made=st.lists(_ROWS, min_size=6, max_size=16, unique_by=lambda row: row["seconds"]),
+    asked=st.lists(_ASKED, min_size=3, max_size=3),
+    limit=st.sampled_from([None, 1, 2, 4, 16]),
+    chunk=st.sampled_from([1, 1_000_000]),
+    places=st.sampled_from([0, 2, 1_000_000]),
+)
+def test_what_is_found_is_what_comparing_every_row_finds(folder, made, asked, limit, chunk, places, monkeypatch):
+    monkeypatch.setattr(scanning, "_FIRST_ROWS", chunk)
+    monkeypatch.setattr(scanning, "_MOST_ROWS", chunk)
+    monkeypatch.setattr(scanning, "_MOST_ROWS_OF_ARROW", chunk)
+    monkeypatch.setattr(querying, "_MOST_PLACES", places)
+    with tempfile.TemporaryDirectory() as root:
+        trail = trail_of(made, Path(root) / folder)
+        for wanted in asked:
+            right = sorted((row["seconds"] for row in made if is_meant(row, **wanted)), reverse=True)
+            found = every(trail, limit, **wanted)
+            assert [int(row["key"]) for row in found] == right[:limit]
+            assert [row["time"] for row in found] == [MIDNIGHT + timedelta(seconds=seconds) for seconds in right[:limit]]
+
+
+@pytest.mark.parametrize("also", [{}, {"model": "fraud"}, {"artifact_asset": "fraud", "model": "fraud"}, {"artifact_asset": "other"}])
+def test_a_model_that_one_column_tells_is_asked_for_in_that_column_alone(also, tmp_path, monkeypatch):
+    row = {"artifact_asset": None, "artifact_model": "fraud", "model": None, "outcome": "success", **also}
+    other = {"artifact_asset": "x", "artifact_model": "x", "model": "x", "outcome": "success"}
+    trail = trail_of([{**(row if second % 3 else other), "seconds": second} for second in range(30)], tmp_path)
+    queries: list[str] = []
+
+    def heard(trail, connection, query, values):
+        queries.append(query)
+        return scanning.batches(trail, connection, query, values)
+
+    monkeypatch.setattr(querying, "batches", heard)
+    assert len(every(trail, artifact="fraud")) == 20
+    counted, told = queries
+    assert counted.startswith("SELECT count(*)")
+    assert told.partition(" WHERE ")[2] == "(artifact_model = $artifact) ORDER BY time DESC, key"
+    queries.clear()
+    assert every(trail, artifact="nobody") == []
+    assert len(queries) == 1  # Where nothing matches, no more than the columns that are compared is read.
 
 
 # --- rows and back
