@@ -41,7 +41,7 @@ def changes_table(difference: Difference) -> dg.TableMetadataValue:
         records.append(
             {
                 "what": "column",
-                "name": _cell(block.column),
+                "name": cell(block.column),
                 "rows": f"{block.first_row:,} to {block.last_row:,}" if block.first_row is not None else "all",
                 "change": block.kind,
                 "sealed": "",
@@ -52,7 +52,7 @@ def changes_table(difference: Difference) -> dg.TableMetadataValue:
         records.append(
             {
                 "what": "file",
-                "name": _cell(file.path or "(the file)"),
+                "name": cell(file.path or "(the file)"),
                 "rows": "",
                 "change": file.kind,
                 "sealed": _file(file.before),
@@ -72,8 +72,8 @@ def changes_table(difference: Difference) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records[:MAX_ROWS]], schema)
 
 
-def _cell(text: str) -> str:
-    """A table cell is shown as text, so only invisible characters are a danger."""
+def cell(text: str) -> str:
+    """Text from data in a table, whose cells are shown as they are: only invisible characters are a danger."""
     return visible(text)[:200]
 
 

@@ -114,12 +114,10 @@ def verdict(marks: Sequence[Watermark]) -> tuple[bool, str, dict[str, Any]]:
         sentence = f"{len(marks)} log{'s are' if len(marks) > 1 else ' is'} complete but for the last {_duration(latest)}."
     metadata: dict[str, Any] = {"logs": _table(marks)}
     if wrong:
-        metadata["problems"] = dg.MetadataValue.md(
-            "\n".join(f"- {plain(mark.uri)}: {plain(problem, 1000)}" for mark, problem in wrong[:_ROWS])
-        )
-    unseen = [f"- {plain(mark.uri)}: {plain(clause, 500)}" for mark in marks for clause in mark.not_observable]
+        metadata["problems"] = _clauses("problem", [(mark.uri, problem) for mark, problem in wrong])
+    unseen = [(mark.uri, clause) for mark in marks for clause in mark.not_observable]
     if unseen:
-        metadata["not observable"] = dg.MetadataValue.md("\n".join(unseen[:_ROWS]))
+        metadata["not observable"] = _clauses("not observable", unseen)
     unresolved = [(where, count) for mark in marks for where, count in mark.unresolved.items()]
     if unresolved:
         metadata["unresolved"] = _unresolved_table(sorted(unresolved, key=lambda each: -each[1]))
@@ -127,37 +125,40 @@ def verdict(marks: Sequence[Watermark]) -> tuple[bool, str, dict[str, Any]]:
 
 
 def _table(marks: Sequence[Watermark]) -> dg.TableMetadataValue:
-    schema = dg.TableSchema(
-        columns=[
-            dg.TableColumn("log", "string"),
-            dg.TableColumn("where", "string"),
-            dg.TableColumn("complete up to", "string", description="UTC; as far as its vendor delivers in time"),
-            dg.TableColumn("proven up to", "string", description="UTC; by the digest files that the vendor signs, where it has any"),
-            dg.TableColumn("newest event", "string", description="UTC"),
-            dg.TableColumn("late by", "string"),
-            dg.TableColumn("events", "int"),
-            dg.TableColumn("quarantined", "int", description="records that could not be read, kept as text"),
-            dg.TableColumn("unresolved", "int", description="accesses of which nothing tells what they are about"),
-            dg.TableColumn("to do", "string"),
-        ]
-    )
+    """A row for each log; few and narrow columns, for the UI's page has room for no more beside its lists."""
+    proven = any(mark.proven_to is not None for mark in marks)
+    columns = [
+        dg.TableColumn("log", "string"),
+        dg.TableColumn("complete up to", "string", description="UTC; as far as its vendor delivers in time"),
+        *([dg.TableColumn("proven up to", "string", description="UTC; by the digest files that the vendor signs")] if proven else []),
+        dg.TableColumn("newest event", "string", description="UTC; time of the newest event"),
+        dg.TableColumn("late by", "string"),
+        dg.TableColumn("events", "int"),
+        dg.TableColumn("quarantined", "int", description="records that could not be read, kept as text"),
+        dg.TableColumn("unresolved", "int", description="accesses of which nothing tells what they are about"),
+    ]
     records = [
         dg.TableRecord(
             {
-                "log": mark.source,
-                "where": plain(mark.uri),
+                "log": f"{mark.source} {plain(mark.uri)}",
                 "complete up to": _instant(mark.complete_to),
-                "proven up to": _instant(mark.proven_to),
+                **({"proven up to": _instant(mark.proven_to)} if proven else {}),
                 "newest event": _instant(mark.newest),
                 "late by": _duration(mark.late) if mark.late is not None else "",
                 "events": mark.counts["events"],
                 "quarantined": mark.counts["quarantined"],
                 "unresolved": mark.counts["unresolved"],
-                "to do": plain(" ".join(mark.problems), 300),
             }
         )
         for mark in marks[:_ROWS]
     ]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+
+
+def _clauses(what: str, told: Sequence[tuple[str, str]]) -> dg.TableMetadataValue:
+    """What is to be said of logs, a row for each clause."""
+    schema = dg.TableSchema(columns=[dg.TableColumn("log", "string"), dg.TableColumn(what, "string")])
+    records = [dg.TableRecord({"log": plain(uri), what: plain(clause, 1000)}) for uri, clause in told[:_ROWS]]
     return dg.MetadataValue.table(records, schema)
 
 
@@ -169,7 +170,7 @@ def _unresolved_table(unresolved: Sequence[tuple[str, int]]) -> dg.TableMetadata
 
 
 def _instant(time: int | None) -> str:
-    return "" if time is None else f"{rfc3339(time)[:19]}Z"
+    return "" if time is None else rfc3339(time)[:19].replace("T", " ")
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from mlsec_dagster.audit.querying import DaySummary
 from mlsec_dagster.audit.times import rfc3339
-from mlsec_dagster.presentation import plain
+from mlsec_dagster.presentation import cell
 
 _ROWS = 50
 
@@ -31,9 +31,9 @@ def day_metadata(summary: DaySummary) -> dict[str, Any]:
     }
     if summary.first_reads:
         metadata["first-time readers"] = _table(
-            {"principal": "string", "artifact": "string", "first read (UTC)": "string", "reads": "int", "bytes": "int"},
+            {"principal": "string", "artifact": "string", "first (UTC)": "string", "reads": "int", "bytes": "int"},
             [
-                (plain(each.principal), plain(each.artifact), rfc3339(each.time)[:19], each.reads, each.bytes_out)
+                (cell(each.principal), cell(each.artifact), rfc3339(each.time)[11:19], each.reads, each.bytes_out)
                 for each in summary.first_reads
             ],
         )
@@ -42,8 +42,8 @@ def day_metadata(summary: DaySummary) -> dict[str, Any]:
             {"artifact": "string", "principal": "string", "accesses": "int", "denied": "int", "bytes": "int"},
             [
                 (
-                    plain(each.artifact or "(none or unresolved)"),
-                    plain(each.principal or "(nobody)"),
+                    cell(each.artifact or "(none or unresolved)"),
+                    cell(each.principal or "(nobody)"),
                     each.accesses,
                     each.denied,
                     each.bytes_out,
@@ -54,7 +54,7 @@ def day_metadata(summary: DaySummary) -> dict[str, Any]:
     if summary.readers:
         metadata["top readers"] = _table(
             {"principal": "string", "reads": "int", "bytes": "int"},
-            [(plain(each.principal or "(nobody)"), each.reads, each.bytes_out) for each in summary.readers],
+            [(cell(each.principal or "(nobody)"), each.reads, each.bytes_out) for each in summary.readers],
         )
     return metadata
 

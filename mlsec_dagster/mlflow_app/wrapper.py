@@ -187,7 +187,9 @@ class _Client:
         """For the app."""
         if self._watch is None and not self._asking and self._no_more_body:
             self._watch = asyncio.create_task(self._until_it_leaves())
-            await asyncio.sleep(0)  # A client that has left already is known behind this.
+        if self._watch is not None and self._last is None:
+            # A client that has left already is known behind this, also to an app and a server that otherwise never wait.
+            await asyncio.sleep(0)
         if not self._access.left:
             self._access.went(message)
         await self._send(message)

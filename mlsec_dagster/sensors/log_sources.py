@@ -52,6 +52,8 @@ class AuditLog:
     # Of each log, or a property where it depends on what the user says.
     _cloud: ClassVar[Any]
     _layout: ClassVar[Any]
+    # What the names of Azure's containers begin with where all of an account are meant.
+    _containers: ClassVar[str] = ""
 
     _: KW_ONLY
     bucket: str | None = None
@@ -103,7 +105,8 @@ class AuditLog:
                 f"resources={{{key!r}: {resource}(…)}} to its definitions, or name another one as resource_key."
             )
         if self._cloud == "azure":
-            return AzureBlobs(getattr(given, "blob_client", given), None if self.bucket == "*" else self.bucket, self._folder)
+            client, container = getattr(given, "blob_client", given), None if self.bucket == "*" else self.bucket
+            return AzureBlobs(client, container, self._folder, containers=self._containers)
         # Dagster hands out these resources as the client itself, unless they are asked for by their type.
         client = given.get_client() if hasattr(given, "get_client") else given
         return (S3Bucket if self._cloud == "aws" else GCSBucket)(client, self.bucket, self._folder)
@@ -174,6 +177,7 @@ class AzureMonitor(AuditLog):
 
     kind = "azure"
     _cloud = "azure"
+    _containers = "insights-logs-"  # Whoever may write to another one of the account writes no log.
 
     _: KW_ONLY
     categories: Sequence[str] = ()

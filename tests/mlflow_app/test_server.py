@@ -97,6 +97,21 @@ def test_the_package_declares_the_entry_point_that_is_tested() -> None:
     assert declared == dict([ENTRY_POINT])
 
 
+def test_who_acted_as_somebody_leaves_no_registry_behind_for_others_in_this_process(registry: Registry) -> None:
+    import mlflow
+
+    before = dict(os.environ)
+    with registry.acting_as("alice"):
+        assert mlflow.get_registry_uri() == registry.url
+    assert dict(os.environ) == before
+    mlflow.set_tracking_uri("sqlite:////nowhere/own.db")
+    try:
+        assert mlflow.get_registry_uri() == "sqlite:////nowhere/own.db"  # And not mlflow.db in the working directory.
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert dict(os.environ) == before
+
+
 def test_an_upload_is_told_with_its_run_and_every_byte(registry: Registry, model: Model) -> None:
     event = await_only(registry, lambda row: row.action == "write" and row.container == f"{model.experiment}/{model.run}")
     assert (event.principal, event.principal_type, event.status, event.outcome) == ("alice", "basic", "200", "success")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mlsec_dagster.audit.events import AuditEvent
 from mlsec_dagster.audit.sources.mlflow import Record
-from mlsec_dagster.mlflow_app.access import CURRENT
+from mlsec_dagster.mlflow_app.access import CURRENT, Message
 from mlsec_dagster.mlflow_app.lines import line
 from mlsec_dagster.mlflow_app.wrapper import App, AuditedApp
 from tests.mlflow_app.asgi import Client, answering, log_in, records, rows, scope, serve
@@ -103,6 +103,24 @@ def test_bytes_that_nobody_took_are_not_counted(tmp_path: Path) -> None:
     assert len(client.sent) == 52, "the app is not stopped"
     assert (record.status, record.bytes_out, record.unfinished) == (200, client.got, True)
     assert client.got == 3_000
+
+
+def test_a_server_that_never_waits_is_given_time_to_tell_that_the_client_has_left(tmp_path: Path) -> None:
+    class Hasty(Client):
+        """As uvicorn is while nothing that it writes has to wait: it knows in the loop's next round what it learned in this one."""
+
+        async def send(self, message: Message) -> None:
+            self.sent.append(message)
+            self.got += len(message.get("body", b""))
+            if self.got >= 3_000:
+                asyncio.get_running_loop().call_soon(self._gone.set)
+
+    client = Hasty(leaves_after=3_000)
+    serve(answering(*[b"x" * 1000] * 50), log_in(tmp_path / "log"), scope(path=ARTIFACT), client)
+    record = only(tmp_path / "log")
+    assert len(client.sent) == 52, "the app is not stopped"
+    assert record.unfinished
+    assert 3_000 <= (record.bytes_out or 0) <= 6_000
 
 
 def test_a_client_that_leaves_with_all_that_was_announced_has_it_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     place = AzureBlobs(adls2.blob_client, "insights-logs-storageread")    # adls2: dagster_azure.adls2.ADLS2Resource
     place = AzureBlobs(adls2.blob_client)                                 # every container of the account, as its first folders
+    place = AzureBlobs(adls2.blob_client, containers="insights-logs-")    # those of them whose names begin so
 
 Of the two clients that `ADLS2Resource` has, this is the one that lists and reads append blobs, with which Azure Monitor writes; they
 are blobs of the same account. Needs "Storage Blob Data Reader".
@@ -58,6 +59,7 @@ class AzureBlobs:
         container: Name of the container. Without one, the names of the containers are the first folders of all keys.
         prefix: Folder that all keys lie below; in a container only.
         page_size: Blobs to ask for at a time.
+        containers: Without a container: what the names of those begin with that are looked into. In others, nothing is listed or read.
 
     Attributes:
         uri: "abfss://container@account/prefix/", or "abfss://account/" for all containers.
@@ -66,7 +68,7 @@ class AzureBlobs:
         ConfigurationError: A prefix without a container.
     """
 
-    def __init__(self, client: Any, container: str | None = None, prefix: str = "", *, page_size: int = 1000) -> None:
+    def __init__(self, client: Any, container: str | None = None, prefix: str = "", *, page_size: int = 1000, containers: str = "") -> None:
         self._errors = _errors()
         if container is None and prefix:
             raise ConfigurationError("A prefix lies within a container. Name the container too.")
@@ -74,6 +76,7 @@ class AzureBlobs:
         self._container = container
         self._prefix = as_folder(prefix)
         self._page_size = page_size
+        self._names = containers
         account: str = client.account_name or str(urlsplit(str(client.primary_endpoint)).hostname)
         self.uri = f"abfss://{account}/" if container is None else f"abfss://{container}@{account}/{self._prefix}"
 
@@ -120,9 +123,13 @@ class AzureBlobs:
             return
         name, slash, _ = prefix.partition("/")
         if slash:
-            yield name, f"{name}/"
+            if name.startswith(self._names):
+                yield name, f"{name}/"
             return
-        listing = self._client.list_containers(name_starts_with=name or None, results_per_page=self._page_size, **_RETRIES)
+        if not name.startswith(self._names) and not self._names.startswith(name):
+            return
+        beginning = max(name, self._names, key=len)
+        listing = self._client.list_containers(name_starts_with=beginning or None, results_per_page=self._page_size, **_RETRIES)
         for container in translated(listing, self._errors, lambda error: _failure(error, self.uri, listing=True)):
             yield container.name, f"{container.name}/"
 

@@ -31,10 +31,16 @@ def s3(s3_bucket: str) -> S3:
     return S3(s3_bucket)
 
 
+@pytest.fixture(scope="module")
+def gcs_client() -> Iterator[Any]:
+    """A client of a Google Cloud Storage, which takes half a second to stop."""
+    with pytest.MonkeyPatch.context() as patched, cloud_storage(patched.setitem) as client:
+        yield client
+
+
 @pytest.fixture
-def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
-    with cloud_storage(monkeypatch.setitem) as client:
-        yield CloudStorage(client)
+def gcs(gcs_client: Any) -> CloudStorage:
+    return CloudStorage(gcs_client)
 
 
 @pytest.fixture

@@ -187,13 +187,14 @@ def azurite_executable() -> str | None:
 
 
 @contextmanager
-def azurite(executable: str, home: Path, *, port: int = 0) -> Iterator[str]:
+def azurite(executable: str, home: Path, *, port: int = 0, certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
     """The URL of an Azure Blob storage that keeps blobs in memory; gone when the context ends.
 
     Args:
         executable: Azurite, or its blob server alone.
         home: A directory to start it in.
         port: Where to listen; any that is free if 0. delta-rs looks for the emulator on 10000 only.
+        certificate: A certificate and its key, to answer over TLS.
     """
     ports = {}
     for service in ("blob",) if executable.endswith("azurite-blob") else ("blob", "queue", "table"):
@@ -203,6 +204,8 @@ def azurite(executable: str, home: Path, *, port: int = 0) -> Iterator[str]:
     arguments = ["--silent", "--loose", "--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]
     for service, port in ports.items():
         arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", str(port)]
+    if certificate is not None:
+        arguments += ["--cert", str(certificate[0]), "--key", str(certificate[1])]
     process = subprocess.Popen(
         [executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=home
     )
@@ -216,7 +219,7 @@ def azurite(executable: str, home: Path, *, port: int = 0) -> Iterator[str]:
                     break
             assert time.monotonic() < until, f"{executable} does not answer"
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{ports['blob']}/{AZURITE_ACCOUNT}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{ports['blob']}/{AZURITE_ACCOUNT}"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

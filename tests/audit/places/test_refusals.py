@@ -257,6 +257,19 @@ def test_all_containers_of_an_account_are_folders(blobs_account: Any) -> None:
         AzureBlobs(client, prefix="x/")
 
 
+def test_of_an_account_only_containers_of_the_given_beginning_are_looked_into(blobs_account: Any) -> None:
+    client, names = blobs_account
+    lake = client.create_container(f"lake-{names[0][-8:]}").container_name
+    client.get_container_client(lake).upload_blob("resourceId=/y=2026/PT1H.json", b"planted")
+    assert lake in {*AzureBlobs(client).folders()}
+    place = AzureBlobs(client, containers="insights-logs-")
+    for prefix in ("", "i", "insights-logs-storage"):
+        found = {each.key.split("/")[0] for each in place.list(prefix)}
+        assert found & {*names, lake} == {name for name in names if name.startswith(prefix)}
+    assert lake not in {*place.folders()}
+    assert [*place.list(f"{lake}/"), *place.list("lake"), *place.folders(f"{lake}/")] == []
+
+
 @pytest.fixture
 def blobs_account(azurite_url: str) -> Any:
     from uuid import uuid4

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 
 import dagster as dg
@@ -147,10 +146,10 @@ def test_the_page_of_a_day_shows_text_as_text(logs, ledger, trail):
         for value in row.data.values()
     ]
     assert len(cells) >= 3 * len(TEXTS)
-    for cell in cells:
-        assert cell.isprintable()
-        assert not re.search(r"(?<!\\)[\[\]<>|`*#]", re.sub(r"\\.|\[[:.@]\]|\[[:.@]\\?\]", "", cell)), cell
-        assert "http://" not in cell
+    assert all(cell.isprintable() for cell in cells)
+    # A table's cells are shown as they are, which tests/ui sees in a browser. Markdown would be obeyed.
+    assert not any(isinstance(value, dg.MarkdownMetadataValue) for value in shown.values())
+    assert not any(text in str(value) for text in TEXTS.values() for value in shown.values() if isinstance(value, str))
 
 
 def test_a_sensor_says_nothing_that_markdown_obeys_of_names_in_a_bucket(server, instance, dagster_home, monkeypatch):
