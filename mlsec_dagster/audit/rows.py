@@ -75,7 +75,8 @@ def access_key(event: AuditEvent) -> bytes:
     client (Kubernetes takes an `Audit-ID` header): whoever uses one again for another access is not passed over as known.
     """
     text = f"{event.source}\0{event.id}\0{event.time}\0{event.operation}\0{event.principal}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+    data = text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")
+    return blake2b(data, digest_size=KEY_BYTES).digest()
 
 
 def quarantine_key(row: Quarantined, log_object: str) -> bytes:
