@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,9 +24,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An empty registry; making its tables takes seconds, so tests share one and use models of their own."""
-    return f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty registry, to be copied: making its tables takes seconds."""
+    file = tmp_path_factory.mktemp("registry") / "empty.db"
+    assert MlflowRegistry(f"sqlite:///{file}").read().complete
+    return file
+
+
+@pytest.fixture(scope="module")
+def database(empty: Path) -> str:
+    """A registry; tests share it and use models of their own."""
+    return f"sqlite:///{shutil.copy(empty, empty.with_name('mlflow.db'))}"
 
 
 @pytest.fixture
@@ -126,7 +135,7 @@ def test_a_registry_that_cannot_be_reached_is_told_and_keeps_what_was_known(clie
 def test_a_server_that_is_no_registry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         state = MlflowRegistry(f"http://127.0.0.1:{server.server_address[1]}").read()
@@ -137,7 +146,7 @@ def test_a_server_that_is_no_registry_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert "could not be read" in state.problems[0]
 
 
-def test_a_registry_of_another_time_reads_from_the_start(tmp_path: Path) -> None:
-    state = MlflowRegistry(f"sqlite:///{tmp_path}/empty.db").read(RegistryState(registry="x"))
+def test_a_registry_of_another_time_reads_from_the_start(empty: Path) -> None:
+    state = MlflowRegistry(f"sqlite:///{empty}").read(RegistryState(registry="x"))
     assert state.complete
     assert state.knowledge.locations == ()

@@ -226,7 +226,7 @@ class DataLake(BaseHTTPRequestHandler):
 def data_lake() -> Iterator[tuple[str, type[DataLake]]]:
     handler = type("OwnDataLake", (DataLake,), {"files": {}, "pending": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     server.server_close()

@@ -54,7 +54,7 @@ class Refusing(BaseHTTPRequestHandler):
 def refusing() -> Iterator[tuple[str, type[Refusing]]]:
     handler = type("OwnRefusing", (Refusing,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     server.server_close()
@@ -180,7 +180,7 @@ class Breaking(Refusing):
 
 def test_an_answer_that_ends_in_the_middle_is_no_object() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Breaking)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
     try:
         with pytest.raises(StoreError, match=r"s3://logs/key"):
             [*bucket(f"http://127.0.0.1:{server.server_address[1]}").read(FOUND)]
