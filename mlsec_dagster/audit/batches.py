@@ -33,7 +33,7 @@ from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 
-_CHUNK: Final = 4096  # Events that are compared and made into Arrow at once.
+_CHUNK: Final = 128  # Events that are compared at once: no more than a processor keeps close.
 _ROW_GROUP: Final = 16_384
 _ROW_GROUP_BYTES: Final = 16 << 20
 _QUARANTINED: Final = 64  # Each may hold a quarter of a megabyte.
@@ -41,6 +41,35 @@ _OPEN_FILES: Final = 32
 _SAMPLE: Final = 50
 
 _FAILED: Final = Artifact("unresolved", by="error")
+
+
+@dataclass(slots=True)
+class _RowGroup:
+    """Events that will be written at once, as text: as Python's objects they would take several times the memory."""
+
+    lines: list[bytes] = field(default_factory=list[bytes])
+    artifacts: list[Artifact] = field(default_factory=list[Artifact])
+    keys: list[bytes] = field(default_factory=list[bytes])
+    objects: list[str] = field(default_factory=list[str])
+    days: list[Any] = field(default_factory=list[Any])
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.keys) >= _ROW_GROUP or self.size >= _ROW_GROUP_BYTES
+
+    def add(self, lines: bytes, artifacts: list[Artifact], keys: list[bytes], objects: list[str], days: Any) -> None:
+        self.lines.append(lines)
+        self.artifacts += artifacts
+        self.keys += keys
+        self.objects += objects
+        self.days.append(days)
+        self.size += len(lines)
+
+    def table(self, ingested: int) -> pa.Table:
+        lines = b"".join(self.lines)
+        self.lines.clear()
+        return event_table(lines, self.artifacts, self.keys, self.objects, ingested)
 
 
 @dataclass(slots=True)
@@ -132,7 +161,7 @@ class Batch:
         self._quarantined: list[tuple[Quarantined, str, int]] = []
         self._open: dict[int, Part] = {}
         self._parts = 0
-        self._gathered: list[tuple[pa.Table, Any]] = []
+        self._group = _RowGroup()
         self._writing = writing
         self._pending: list[Future[None]] = []
 
@@ -170,6 +199,7 @@ class Batch:
             StoreError: They cannot be written.
         """
         self._take_events()
+        self._write_group()
         self._take_quarantined()
         self._submit(self._close_all, pending=0)
         pa.default_memory_pool().release_unused()  # It may be a long time to the next batch.
@@ -218,9 +248,18 @@ class Batch:
         if self._pseudonyms is not None:
             events = [self._pseudonyms.event(event) for event in events]
         self._count(events, artifacts, times)
-        # What is bound here is what it is now: the next rows come while these are written.
-        table = partial(event_table, event_lines(events), artifacts, keys, objects, self._ingested)
-        self._write(table, times // DAY)
+        lines = event_lines(events)
+        if isinstance(lines, bytes):
+            self._group.add(lines, artifacts, keys, objects, times // DAY)
+            if self._group.full:
+                self._write_group()
+        else:
+            self._write(partial(event_table, lines, artifacts, keys, objects, self._ingested), times // DAY)
+
+    def _write_group(self) -> None:
+        group, self._group = self._group, _RowGroup()
+        if group.keys:
+            self._write(partial(group.table, self._ingested), np.concatenate(group.days))
 
     def _take_quarantined(self) -> None:
         taken, self._quarantined = self._quarantined, []
@@ -280,7 +319,7 @@ class Batch:
     # --- files
 
     def _write(self, table: Callable[[], pa.Table], days: Any) -> None:
-        self._submit(lambda: self._gather(table(), days))
+        self._submit(lambda: self._write_days(table(), days))
 
     def _submit(self, work: Callable[[], None], *, pending: int = 1) -> None:
         """Have work done on the writing thread, while the next rows are read."""
@@ -296,19 +335,7 @@ class Batch:
 
     # What follows happens on the writing thread.
 
-    def _gather(self, table: pa.Table, days: Any) -> None:
-        """Take rows until they make a row group."""
-        self._gathered.append((table, days))
-        rows = sum(table.num_rows for table, _ in self._gathered)
-        if rows >= _ROW_GROUP or sum(table.nbytes for table, _ in self._gathered) >= _ROW_GROUP_BYTES:
-            self._write_gathered()
-
-    def _write_gathered(self) -> None:
-        if not self._gathered:
-            return
-        tables, several = zip(*self._gathered, strict=True)
-        self._gathered = []
-        table, days = pa.concat_tables(tables), np.concatenate(several)
+    def _write_days(self, table: pa.Table, days: Any) -> None:
         if (days == days[0]).all():
             self._write_day(int(days[0]), table)
             return
@@ -326,11 +353,11 @@ class Batch:
         self._open[day].write(table)
 
     def _close(self, day: int) -> None:
-        part = self._open.pop(day)
+        part = self._open[day]  # It stays there until it is whole, so that `abandon` finds it.
         self.files.append(part.close(self.source))
+        del self._open[day]
         remember(self._head.identity, part.path, np.concatenate(part.keys))
 
     def _close_all(self) -> None:
-        self._write_gathered()
         for day in list(self._open):
             self._close(day)

@@ -72,8 +72,10 @@ class Sink:
         return True
 
     def write(self, data: Any) -> int:
-        """Take the next bytes."""
+        """Take the next bytes; once closed, none: Arrow still hands over what it held of a file that was given up."""
         view = memoryview(data)
+        if self.closed:
+            return view.nbytes
         self._stream.write(view)
         self._hash.update(view)
         self.size += view.nbytes

@@ -59,7 +59,7 @@ _REFUSALS: Final = 3
 """Objects one after another that cannot be read, after which the place is taken for refusing them all."""
 _HOLD_SECONDS: Final = 120.0
 _ASKED_AT_ONCE: Final = 500
-_TAKEN_AT_ONCE: Final = 4096
+_TAKEN_AT_ONCE: Final = 128
 _KEPT_FOR: Final = 30 * 86_400_000_000
 """Microseconds. Log objects that are younger are not expected to be deleted by a lifecycle rule."""
 _SHOWN: Final = 50

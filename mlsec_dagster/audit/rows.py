@@ -56,7 +56,7 @@ _DECODER: Final = msgspec.json.Decoder(AuditEvent)
 # Arrow reads CSV five times as fast as JSON. An array of texts, integers and nulls on a line of its own is CSV, if no text has other
 # escapes than those of quotes and of the escape itself; the first field and the last have a bracket each.
 _OTHER_ESCAPE: Final = re.compile(rb"\\[^\"\\]")
-_READING: Final = pv.ReadOptions(use_threads=False, block_size=16 << 20, column_names=AuditEvent.__struct_fields__)
+_READING: Final = pv.ReadOptions(use_threads=False, block_size=1 << 20, column_names=AuditEvent.__struct_fields__)
 _PARSING: Final = pv.ParseOptions(double_quote=False, escape_char="\\")
 _CONVERTING: Final = pv.ConvertOptions(
     include_columns=list(_WRITTEN),

@@ -38,6 +38,8 @@ class Part:
         self.rows = 0
         self._keep_keys = keep_keys
         self._writer: pq.ParquetWriter | None = None
+        # Parquet is written in many small pieces, and whoever takes them in Python waits for the other threads each time.
+        self._buffered = pa.BufferedOutputStream(pa.PythonFile(sink, "w"), _BUFFER)
         self._first: int | None = None
         self._last: int | None = None
 
@@ -45,7 +47,7 @@ class Part:
         """Take rows, at least one, as a row group."""
         if self._writer is None:
             self._writer = pq.ParquetWriter(
-                pa.PythonFile(self.sink, "w"),
+                self._buffered,
                 FILE_SCHEMA,
                 compression="zstd",
                 compression_level=1,
@@ -64,10 +66,12 @@ class Part:
         """Bring the file to the disk, and say what it is."""
         if self._writer is not None:
             self._writer.close()
+        self._buffered.flush()
         self.sink.close()
         return TrailFile(self.path, source, self.day, self.sink.size, self.rows, self._first, self._last, self.sink.digest)
 
 
+_BUFFER: Final = 4 << 20
 # Of these columns every row has another value, so that a dictionary of them would be as large as the column.
 _DICTIONARY: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "id", "time", "logged", "request_id", "raw"}]
 _STATISTICS: Final[Any] = [field.name for field in FILE_SCHEMA if field.name not in {"key", "raw", "reason"}]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.ingestion import Ingestion
+from mlsec_dagster.audit.ticks import Budget, Report
 from mlsec_dagster.audit.trail import Trail
 from tests.audit.trail.made import Names, line, source_of
 from tests.cli.ledgers import Place

@@ -24,7 +24,7 @@ def _inflater() -> Any:
     return isal_zlib
 
 
-PIECE: Final = 1 << 20
+PIECE: Final = 256 << 10  # With what becomes of it, no more than a processor keeps close.
 _ZLIB: Final = _inflater()
 _COMPRESSED: Final = 64 << 10  # What it could not take yet it copies, so it is given little at a time.
 _GZIP: Final = b"\x1f\x8b"

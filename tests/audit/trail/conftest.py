@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mlsec_dagster.audit.ingestion import Budget, Ingestion, Report
+from mlsec_dagster.audit.ingestion import Ingestion
+from mlsec_dagster.audit.ticks import Budget, Report
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.audit.upkeep import Upkeep
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.layouts import AzureLayout, CloudTrailLayout, MLflowLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, Place
+from mlsec_dagster.audit.ticks import Budget
 from tests.audit.places.storages import S3, Blobs, Disk, azurite, azurite_executable, blob_client
 from tests.audit.trail.made import Nobody, delivery, ids, line
 from tests.audit.trail.naive import BehindTheSizeAfterwards, ByKey, ids_of_good_lines

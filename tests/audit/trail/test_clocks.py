@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlsec_dagster.audit.batches import Batch
-from mlsec_dagster.audit.ingestion import Budget
 from mlsec_dagster.audit.places import Directory
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.storage import log_positions
 from tests.audit.trail.made import delivery, ids, line
 from tests.audit.trail.naive import SinceLastRun, ids_of_lines

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mlsec_dagster.audit import compaction
 from mlsec_dagster.audit.compaction import Sizes, compact
 from mlsec_dagster.audit.files import Files
-from mlsec_dagster.audit.ingestion import Budget
 from mlsec_dagster.audit.merging import Merging
 from mlsec_dagster.audit.seals import sealed_commits, verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head
 from mlsec_dagster.audit.upkeep import Upkeep
 from mlsec_dagster.audit.vacuum import GRACE_SECONDS, vacuum

@@ -16,8 +16,9 @@ from mlsec_dagster.audit import ingestion as module
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.batches import Batch
 from mlsec_dagster.audit.files import Files
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head, Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from mlsec_dagster.audit import batches, ingestion, trail as trails
+from mlsec_dagster.audit import batches, ingestion, ticks, trail as trails
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import Ledger, open_ledger
 from mlsec_dagster.integrity.trust import Trust
@@ -58,7 +59,7 @@ ring = KeyRing(load_or_create_key_file(root / "key.pem"))
 ledger = open_ledger(f"sqlite:///{root / 'ledger.db'}", signer=ring, trust=Trust(list(ring.publics)))
 ingestion.Ingestion(
     ledger.database, trails.Trail(str(root / "trail")), source_of("cloudtrail", root / "logs"), Nobody(), ledger=ledger
-).tick(ingestion.Budget())
+).tick(ticks.Budget())
 """
 STEPS = (
     "before the files are whole",

@@ -14,9 +14,9 @@ from sqlalchemy import delete, text
 
 from mlsec_dagster.audit.compaction import compact
 from mlsec_dagster.audit.erasure import KEPT, erase, find
-from mlsec_dagster.audit.ingestion import Budget
 from mlsec_dagster.audit.persons import COLUMNS, Person
 from mlsec_dagster.audit.seals import sealed_commits, verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head
 from mlsec_dagster.audit.vacuum import GRACE_SECONDS
 from mlsec_dagster.errors import ConfigurationError, VerificationError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlsec_dagster.audit.ingestion import Budget
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from tests.audit.shared import shared
 from tests.audit.trail.made import delivery, ids, line, rows
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.layouts import AzureLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.places import Directory
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
 from tests.audit.trail.made import Nobody, delivery, ids, line, source_of
 from tests.audit.trail.naive import AnewWhenChanged, BehindTheSize, ByKey, ByTime, ids_of_delivery, ids_of_good_lines

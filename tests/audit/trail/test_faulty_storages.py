@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from mlsec_dagster.audit import ingestion as module
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.layouts import CloudTrailLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.places import S3Bucket
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.errors import StoreError
 from tests.audit.trail.made import Nobody, delivery, ids
 from tests.audit.trail.naive import ByTime, SinceLastRun, ids_of_delivery

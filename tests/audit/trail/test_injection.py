@@ -13,13 +13,14 @@ import mlsec_dagster as mlsec
 from mlsec_dagster.assets.trail_page import day_metadata
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.files import IN_PARTITION
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.layouts import CloudTrailLayout, MLflowLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.places import S3Bucket
 from mlsec_dagster.audit.querying import Filter, summary
 from mlsec_dagster.audit.querying import rows as asked
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.cli import main
 from tests.audit.trail.made import Nobody, delivery, ids, line, rows, source_of

@@ -10,11 +10,12 @@ import pytest
 
 from mlsec_dagster.audit.compaction import compact
 from mlsec_dagster.audit.erasure import erase
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.persons import Person
 from mlsec_dagster.audit.querying import Filter
 from mlsec_dagster.audit.querying import rows as asked
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.audit.upkeep import Upkeep
 from mlsec_dagster.audit.vacuum import vacuum

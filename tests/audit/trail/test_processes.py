@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import sys
 from pathlib import Path
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import open_ledger

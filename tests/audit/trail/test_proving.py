@@ -15,13 +15,14 @@ from sqlalchemy import update
 
 from mlsec_dagster.audit.completeness import watermark
 from mlsec_dagster.audit.findings import acknowledge
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.layouts import CloudTrailLayout
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.places import Directory, S3Bucket
 from mlsec_dagster.audit.proving import COPIES, NOT_SWITCHED_ON, Proof, prove
 from mlsec_dagster.audit.public_keys import KeysUnavailableError, PublicKeys
 from mlsec_dagster.audit.state import LocationState
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import ConfigurationError
 from mlsec_dagster.integrity.ledger import Ledger, open_ledger

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from mlsec_dagster.audit.batches import Batch
 from mlsec_dagster.audit.erasure import erase, find
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
-from mlsec_dagster.audit.ingestion import Budget
 from mlsec_dagster.audit.persons import Person
 from mlsec_dagster.audit.pseudonym_keys import PseudonymKeys, add_pseudonym_key, create_pseudonym_keys
 from mlsec_dagster.audit.pseudonyms import TOKEN, Chosen, Pseudonyms
 from mlsec_dagster.audit.rows import access_key
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.errors import ConfigurationError, SigningKeyError, VerificationError
 from tests.audit.trail.made import ids, line, rows
 from tests.audit.trail.test_erasure import traces

@@ -22,10 +22,11 @@ from mlsec_dagster.audit import querying, scanning
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.files import TrailFile
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.querying import Filter, instant, rows, summary
 from mlsec_dagster.audit.rows import FILE_SCHEMA, event_table, events_of, quarantine_table, quarantined_of
 from mlsec_dagster.audit.schema import SCHEMA
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.times import microseconds
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.errors import ConfigurationError, StoreError, UnverifiableError

@@ -7,7 +7,7 @@ import pytest
 
 from mlsec_dagster.audit.completeness import watermarks
 from mlsec_dagster.audit.findings import acknowledge
-from mlsec_dagster.audit.ingestion import Budget
+from mlsec_dagster.audit.ticks import Budget
 from tests.audit.trail.made import delivery, ids, line
 
 OLD = 1_600_000_000

@@ -9,10 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.pseudonym_keys import PseudonymKeys
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.cli import _Commands, trail_upkeep
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file

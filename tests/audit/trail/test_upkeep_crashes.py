@@ -18,11 +18,12 @@ from mlsec_dagster.audit.compaction import Sizes, compact
 from mlsec_dagster.audit.due import due_files
 from mlsec_dagster.audit.erasure import erase
 from mlsec_dagster.audit.files import Files
-from mlsec_dagster.audit.ingestion import Budget, Ingestion
+from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.persons import Person
 from mlsec_dagster.audit.retention import Retention, expire
 from mlsec_dagster.audit.rewriting import Rewriting
 from mlsec_dagster.audit.seals import verify_trail
+from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head, Trail
 from mlsec_dagster.audit.upkeep import Upkeep
 from mlsec_dagster.audit.vacuum import GRACE_SECONDS, vacuum
