@@ -119,6 +119,7 @@ class Ingestion:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
         self._location = -1
         self._settled: set[int] = set()
+        self._together: set[int] = set()
         self._refused: set[int] = set()
         self._loaded = False
         self._everything: Everything | None = None
@@ -249,12 +250,19 @@ class Ingestion:
         """Objects that are to be read, the oldest first."""
         found: list[LogObject] = []
         settled, newest, listing = self._settled, report.newest_object or 0, iter(listed)
+        together: set[int] = set()
         while some := list(islice(listing, _LOOKED_AT_ONCE)):
             report.listed += len(some)
             newest = max(newest, max(map(_MODIFIED, some)))
-            # What is in here was read to its end in this very version, which nothing can undo. Mostly that is all of them.
-            if not settled.issuperset(map(hash, map(_VERSION, some))):
+            # What is settled was read to its end in this very version, which nothing can undo. Mostly that is all of them, and mostly they
+            # were listed one behind the other the last time too: then a single look tells. Nobody outside can make the sums alike, for
+            # hashes of texts are other ones in each process.
+            total = sum(map(hash, map(_VERSION, some)))
+            if total in self._together or settled.issuperset(map(hash, map(_VERSION, some))):
+                together.add(total)
+            else:
                 found += [each for each in some if hash(_VERSION(each)) not in settled and self._belongs(each, report)]
+        self._together = together
         report.newest_object = newest or None
         found.sort(key=lambda each: (each.modified, each.key))
         return found

@@ -296,7 +296,7 @@ def is_meant(row: dict, artifact: str | None, principal: str | None, outcome: st
 
 
 @pytest.mark.parametrize("folder", ["trail", "tr[a]il"])  # DuckDB opens the files of the one, Arrow those of the other.
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     made=st.lists(_ROWS, min_size=6, max_size=16, unique_by=lambda row: row["seconds"]),
     asked=st.lists(_ASKED, min_size=3, max_size=3),
