@@ -326,7 +326,8 @@ class Batch:
         self._pending.append(self._writing.submit(work))
         while len(self._pending) > pending:
             try:
-                self._pending.pop(0).result()
+                self._pending[0].result()  # It stays there until then, so that `abandon` waits for it whatever happens here.
+                del self._pending[0]
             except OSError as error:
                 raise StoreError(
                     f"The trail's files cannot be written to {self._storage.uri} ({error}). Nothing was recorded, and nothing is lost: "

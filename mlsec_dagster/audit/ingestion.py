@@ -18,7 +18,7 @@ the clock.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import attrgetter
@@ -64,7 +64,6 @@ _KEPT_FOR: Final = 30 * 86_400_000_000
 """Microseconds. Log objects that are younger are not expected to be deleted by a lifecycle rule."""
 _SHOWN: Final = 50
 _LOOKED_AT_ONCE: Final = 1000
-_MODIFIED: Final = attrgetter("modified")
 _VERSION: Final = attrgetter("key", "version", "size")
 
 
@@ -145,7 +144,7 @@ class Ingestion:
         state = LocationState() if known is None else LocationState.read(known[1])
         self._load_settled()
         listed_at = time.time_ns() // 1000
-        waiting = self._unsettled(self.source.window(state.newest_object), report)
+        waiting = self._waiting_in_window(state.newest_object, report)
         # Where nothing is to be done nobody is kept from doing it: most ticks hold nothing and write once.
         if (waiting or interrupted or known is None) and not self._held(lambda: self._read_waiting(waiting, budget, report), report):
             return report
@@ -211,13 +210,13 @@ class Ingestion:
         everything = self._everything = self._everything or Everything(self.place.list())
         more = True
         while more and not budget.spent:
-            more = False
-            for found in everything.objects:
-                everything.seen.add(hash(found.key))
-                everything.waiting += self._unsettled((found,), report)
-                if len(everything.waiting) >= _ASKED_AT_ONCE or budget.spent:
-                    more = True
-                    break
+            some = list(islice(everything.objects, _LOOKED_AT_ONCE))
+            more = bool(some)
+            everything.seen.update(hash(found.key) for found in some)
+            everything.waiting += self._unsettled(some, report)
+            report.saw(some)
+            if more and len(everything.waiting) < _ASKED_AT_ONCE and not budget.spent:
+                continue
             everything.waiting, refused = self._read_all(everything.waiting, budget, report)
             everything.refused += refused
             if refused and everything.waiting:
@@ -246,26 +245,29 @@ class Ingestion:
                 self._settled.update(map(hash, log_positions.complete_versions(connection, self._location)))
             self._loaded = True
 
-    def _unsettled(self, listed: Iterable[LogObject], report: Report) -> list[LogObject]:
-        """Objects that are to be read, the oldest first."""
+    def _waiting_in_window(self, newest: int | None, report: Report) -> list[LogObject]:
+        """Objects of the window that are to be read, the oldest first."""
         found: list[LogObject] = []
-        settled, newest, listing = self._settled, report.newest_object or 0, iter(listed)
-        together: set[int] = set()
+        listing, together = iter(self.source.window(newest)), set[int]()
         while some := list(islice(listing, _LOOKED_AT_ONCE)):
-            report.listed += len(some)
-            newest = max(newest, max(map(_MODIFIED, some)))
-            # What is settled was read to its end in this very version, which nothing can undo. Mostly that is all of them, and mostly they
-            # were listed one behind the other the last time too: then a single look tells. Nobody outside can make the sums alike, for
-            # hashes of texts are other ones in each process.
+            # Mostly all of them are settled, and were listed one behind the other the last time too: then a single look tells. Sums can no
+            # more be made alike from outside than hashes themselves, which are other ones in each process.
             total = sum(map(hash, map(_VERSION, some)))
-            if total in self._together or settled.issuperset(map(hash, map(_VERSION, some))):
+            new = [] if total in self._together else self._unsettled(some, report)
+            if not new:
                 together.add(total)
-            else:
-                found += [each for each in some if hash(_VERSION(each)) not in settled and self._belongs(each, report)]
+            found += new
+            report.saw(some)
         self._together = together
-        report.newest_object = newest or None
         found.sort(key=lambda each: (each.modified, each.key))
         return found
+
+    def _unsettled(self, some: list[LogObject], report: Report) -> list[LogObject]:
+        """Those of them that are to be read."""
+        # What is settled was read to its end in this very version, which nothing can undo.
+        if self._settled.issuperset(map(hash, map(_VERSION, some))):
+            return []
+        return [each for each in some if hash(_VERSION(each)) not in self._settled and self._belongs(each, report)]
 
     def _belongs(self, found: LogObject, report: Report) -> bool:
         if self.source.layout.belongs(found.key):

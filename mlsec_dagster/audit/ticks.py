@@ -5,9 +5,15 @@ report.days, report.behind
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
 
 from mlsec_dagster.audit.batches import Tally
+from mlsec_dagster.audit.objects import LogObject
+
+_MODIFIED: Final = attrgetter("modified")
 
 
 @dataclass(slots=True)
@@ -71,3 +77,8 @@ class Report:
     reconciled: bool = False
     behind: int = 0
     recovered: int = 0
+
+    def saw(self, listed: Sequence[LogObject]) -> None:
+        """Count objects that were listed."""
+        self.listed += len(listed)
+        self.newest_object = max(self.newest_object or 0, max(map(_MODIFIED, listed), default=0)) or None

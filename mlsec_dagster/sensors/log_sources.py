@@ -11,9 +11,10 @@ Each lies in a bucket, which is read with the credentials of the project's own r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from mlsec_dagster.audit.layouts import (
     AzureLayout,
@@ -34,6 +35,19 @@ Cloud = Literal["aws", "gcp", "azure"]
 
 _RESOURCES: dict[Cloud, str] = {"aws": "s3", "gcp": "gcs", "azure": "adls2"}
 _RESOURCE_TYPES: dict[Cloud, str] = {"aws": "S3Resource", "gcp": "GCSResource", "azure": "ADLS2Resource"}
+_ACCOUNT: Final = re.compile(r"\d{12}", re.ASCII)
+_CATEGORY: Final = re.compile(r"[a-z0-9-]+", re.ASCII)
+
+
+def _require(name: str, given: object, pattern: re.Pattern[str], expected: str) -> None:
+    """Raises if this is no sequence of texts of that form."""
+    each_fits = (
+        not isinstance(given, str)
+        and isinstance(given, Iterable)
+        and all(isinstance(each, str) and pattern.fullmatch(each) for each in given)
+    )
+    if not each_fits:
+        raise ConfigurationError(f"{name}={given!r}: expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,10 @@ class AuditLog:
             raise ConfigurationError(f"{type(self).__name__} lies in a bucket or in a directory: name one of them, and only one.")
         if self.directory is not None and (self.prefix or self.resource_key):
             raise ConfigurationError(f"{type(self).__name__} in a directory has neither a prefix nor a resource: leave them out.")
+        if self.bucket is not None and (not self.bucket or "/" in self.bucket):
+            raise ConfigurationError(
+                f"{self.bucket!r} is no name of a bucket: give {type(self).__name__} the name alone, and what comes behind it as prefix."
+            )
 
     @property
     def required_resource_keys(self) -> set[str]:
@@ -136,6 +154,11 @@ class CloudTrail(AuditLog):
     accounts: Sequence[str] = ()
     public_keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # An account that is no text, or a mistyped one, would match no log object, and nothing would be read.
+        _require("accounts", self.accounts, _ACCOUNT, "account numbers as texts of 12 digits, such as ['123456789012']")
+
     @property
     def _layout(self) -> Layout:
         return CloudTrailLayout(accounts=frozenset(self.accounts))
@@ -182,6 +205,10 @@ class AzureMonitor(AuditLog):
     _: KW_ONLY
     categories: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("categories", self.categories, _CATEGORY, "categories in small letters, such as ['storageread']")
+
     @property
     def _layout(self) -> Layout:
         return AzureLayout(categories=frozenset(self.categories))
@@ -197,6 +224,11 @@ class _AnyCloud(AuditLog):
 
     _: KW_ONLY
     cloud: Cloud = "aws"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cloud not in _RESOURCES:
+            raise ConfigurationError(f"There is no cloud {self.cloud!r}; expected one of {', '.join(_RESOURCES)}.")
 
     @property
     def _cloud(self) -> Cloud:

@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner, Result
 
+from mlsec_dagster.errors import ConfigurationError
+
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = itertools.count()
 
@@ -71,6 +73,24 @@ class Project:
             return CliRunner().invoke(create_dg_cli(), list(arguments), catch_exceptions=False)
         finally:
             os.chdir(before)
+
+    def names_in_check_yaml(self, file: Path, line: int, complaint: str) -> None:
+        """Assert that `dg check yaml` fails and names file and line of a mistake."""
+        checked = self.dg("check", "yaml")
+        assert checked.exit_code == 1
+        assert f"{file}:{line} " in checked.output
+        assert complaint in checked.output
+
+    def mistake_of_loading(self, file: Path) -> str:
+        """What is said of this file when definitions are built, which has to fail."""
+        with pytest.raises(Exception, match="Error while building definitions") as raised:
+            self.load_with("dg").defs()
+        said, error = [], raised.value
+        while error is not None:
+            said += [str(error)] if isinstance(error, ConfigurationError) else []
+            error = error.__cause__
+        (mistake,) = [each for each in said if str(file) in each]
+        return mistake
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_guard_tails_logs_of_a_project_without_datasets(logs):
 def test_two_logs_of_one_place_are_refused_as_how_far_each_was_read_could_not_be_told(logs):
     for same in (
         [mlsec.MLflow(directory=str(logs)), mlsec.Kubernetes(directory=f"{logs}/../{logs.name}/")],
-        [mlsec.CloudTrail(bucket="trail", prefix="AWSLogs", accounts=["1"]), mlsec.CloudTrail(bucket="trail", prefix="AWSLogs/")],
+        [mlsec.CloudTrail(bucket="trail", prefix="AWSLogs", accounts=["123456789012"]), mlsec.CloudTrail(bucket="trail", prefix="AWSLogs/")],
         [mlsec.S3AccessLogs(bucket="logs", prefix="s3/a-"), mlsec.S3AccessLogs(bucket="logs", prefix="s3/b-")],
     ):
         with pytest.raises(ConfigurationError, match=r"given twice.*one folder"):
@@ -188,3 +188,22 @@ def test_a_clock_that_was_ten_years_ahead_does_not_put_off_the_next_reconciliati
     os.utime(logs / "old.jsonl", (1_700_000_000, 1_700_000_000))
     tick(sensor, instance)
     assert ids(trail_of(dagster_home)) == {"request-0": 1, "request-1": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: mlsec.CloudTrail(bucket="b", accounts=[123456789012]), r"accounts=\[123456789012\]: expected account numbers as texts"),
+        (lambda: mlsec.CloudTrail(bucket="b", accounts="123456789012"), "expected account numbers as texts"),
+        (lambda: mlsec.CloudTrail(bucket="b", accounts=["12345678901"]), "expected account numbers as texts"),
+        (lambda: mlsec.AzureMonitor(bucket="*", categories=["StorageRead"]), "expected categories in small letters"),
+        (lambda: mlsec.AzureMonitor(bucket="*", categories="storageread"), "expected categories in small letters"),
+        (lambda: mlsec.CloudTrail(bucket="s3://org-trail/AWSLogs/"), "is no name of a bucket: give CloudTrail the name alone"),
+        (lambda: mlsec.MLflow(bucket="b", cloud="ibm"), "There is no cloud 'ibm'; expected one of aws, gcp, azure"),
+        (lambda: mlsec.MLflow(), "in a bucket or in a directory"),
+        (lambda: mlsec.MLflow(bucket="b", directory="/logs"), "in a bucket or in a directory"),
+    ],
+)
+def test_what_would_read_nothing_is_refused_when_it_is_written(make, said):
+    with pytest.raises(ConfigurationError, match=said):
+        make()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlsec_dagster.audit import batches
 from mlsec_dagster.audit import ingestion as module
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.batches import Batch
@@ -20,6 +22,7 @@ from mlsec_dagster.audit.ingestion import Ingestion
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head, Trail, TrailConflictError
+from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import open_ledger
@@ -203,6 +206,45 @@ def test_a_full_disk_loses_nothing_and_leaves_no_files(logs, ingestion, trail, m
     assert ids(trail) == {}
     assert not list(Path(trail.uri).rglob("*.parquet"))
     assert ingestion("cloudtrail").tick(Budget()).tally.events == 1000
+
+
+def test_a_tick_that_is_interrupted_while_a_file_is_closed_waits_for_that_and_leaves_no_file(logs, ingestion, trail, monkeypatch):
+    (logs / "a.json.gz").write_bytes(delivery(range(10)))
+    begun, may_go_on, removing = threading.Event(), threading.Event(), threading.Event()
+    close, result, wait, remove = Part.close, Future.result, batches.wait, Files.remove
+    asked, removed_meanwhile = [], []
+
+    def slow(part: Part, source: str):
+        begun.set()
+        assert may_go_on.wait(30)
+        removed_meanwhile.append(removing.wait(0.3))
+        return close(part, source)
+
+    def interrupted(future, timeout=None):
+        asked.append(future)
+        if len(asked) == 1:  # The rows; the second one is the end of the file.
+            return result(future, timeout)
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+
+    def waited(futures):
+        may_go_on.set()
+        return wait(futures)
+
+    def removed(files: Files, path: str):
+        removing.set()
+        remove(files, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Part, "close", slow)
+        patched.setattr(Files, "remove", removed)
+        patched.setattr(Future, "result", interrupted)
+        patched.setattr(batches, "wait", waited)
+        with pytest.raises(KeyboardInterrupt):
+            ingestion("cloudtrail").tick(Budget())
+        assert (removed_meanwhile, removing.is_set()) == ([False], True)
+    assert not list(Path(trail.uri).rglob("*.parquet"))
+    assert ingestion("cloudtrail").tick(Budget()).tally.events == 10
 
 
 def test_a_translator_that_fails_costs_no_rows_and_is_said(logs, ledger, trail):

@@ -30,6 +30,20 @@ def test_a_file_that_is_older_than_the_window_is_found_by_the_reconciliation(log
     assert ids(trail) == {"request-1": 1, "request-2": 1}
 
 
+def test_among_objects_that_nothing_has_happened_to_the_ones_that_have_grown_or_are_new_are_found(logs, ingestion, trail):
+    for number in range(20):
+        (logs / f"{number}.jsonl").write_bytes(line(number))
+    reader = ingestion()
+    assert [reader.tick(Budget()).read for _ in range(3)] == [20, 0, 0]
+    (logs / "7.jsonl").write_bytes(line(7) + line(107))
+    (logs / "new.jsonl").write_bytes(line(200))
+    assert [reader.tick(Budget()).read for _ in range(3)] == [2, 0, 0]
+    assert ids(trail) == {f"request-{number}": 1 for number in (*range(20), 107, 200)}
+    (logs / "7.jsonl").write_bytes(line(7) + line(107) + line(108))
+    assert reader.tick(Budget()).read == 1
+    assert ids(trail)["request-108"] == 1
+
+
 def test_a_reconciliation_that_takes_many_calls_goes_on_where_it_stopped(logs, ingestion, trail):
     for number in range(30):
         (logs / f"{number}.jsonl").write_bytes(line(number))

@@ -79,6 +79,15 @@ def test_each_tricky_text_is_kept(text: str, member: str) -> None:
     assert table.column("bytes_in").to_pylist() == [None, None]
 
 
+@pytest.mark.parametrize("text", ["", "null", "null]", 'say "a, b"', "é💥", "]"])
+def test_ordinary_texts_are_read_by_arrow_and_not_member_by_member(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlsec_dagster.audit.rows._columns_of", None)
+    event = AuditEvent("mlflow.audit", "a", 0, "op", "read", "data", "success", principal=text, bytes_in=7)
+    table = made(event_lines([event] * 3), 3)
+    assert table.column("principal").to_pylist() == [text] * 3
+    assert table.column("bytes_in").to_pylist() == [7] * 3
+
+
 @pytest.mark.parametrize("number", [1 << 63, (1 << 64) - 1, 1 << 80])
 def test_a_number_that_fits_no_column_is_the_largest_that_does(number: int) -> None:
     event = AuditEvent("mlflow.audit", "a", 0, "op", "read", "data", "success", port=number, bytes_out=number, bytes_in=number)
