@@ -141,7 +141,10 @@ def test_guard_tails_logs_of_a_project_without_datasets(logs):
 def test_two_logs_of_one_place_are_refused_as_how_far_each_was_read_could_not_be_told(logs):
     for same in (
         [mlsec.MLflow(directory=str(logs)), mlsec.Kubernetes(directory=f"{logs}/../{logs.name}/")],
-        [mlsec.CloudTrail(bucket="trail", prefix="AWSLogs", accounts=["123456789012"]), mlsec.CloudTrail(bucket="trail", prefix="AWSLogs/")],
+        [
+            mlsec.CloudTrail(bucket="trail", prefix="AWSLogs", accounts=["123456789012"]),
+            mlsec.CloudTrail(bucket="trail", prefix="AWSLogs/"),
+        ],
         [mlsec.S3AccessLogs(bucket="logs", prefix="s3/a-"), mlsec.S3AccessLogs(bucket="logs", prefix="s3/b-")],
     ):
         with pytest.raises(ConfigurationError, match=r"given twice.*one folder"):
