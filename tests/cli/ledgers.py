@@ -24,7 +24,7 @@ def mlsec(*arguments: object, stdin: str | None = None) -> Result:
     result = CliRunner().invoke(main, [str(each) for each in arguments], input=stdin, catch_exceptions=True)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.output, result.output
     return result
 
 

@@ -102,6 +102,7 @@ def test_holding_leaves_no_file_no_context_and_the_given_suite_as_it_was(tmp_pat
     assert project_manager._ProjectManager__project is users_own
 
 
+@pytest.mark.slow
 def test_nothing_reaches_for_the_network(tmp_path: Path) -> None:
     path = written(tmp_path, {"name": "flights", "expectations": [IN_SET]})
     script = f"""

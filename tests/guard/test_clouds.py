@@ -14,6 +14,8 @@ import pytest
 from tests.guard.projects import RAN
 from tests.guard.sameness import Run, Twins, at_home
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> Iterator[None]:
@@ -106,7 +108,7 @@ def sealed(project: Twins) -> list[dict[str, Any]]:
         ]
 
 
-@pytest.mark.parametrize("legacy", [pytest.param(False, marks=pytest.mark.slow), True], ids=["configurable", "legacy"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["configurable", "legacy"])
 def test_s3(tmp_path: Path, home_template: Path, s3_bucket: str, legacy: bool) -> None:
     import boto3
     from dagster_aws.s3 import S3PickleIOManager, S3Resource, s3_pickle_io_manager, s3_resource
@@ -138,7 +140,7 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
-@pytest.mark.parametrize("legacy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["configurable", "legacy"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["configurable", "legacy"])
 def test_gcs(tmp_path: Path, home_template: Path, gcs: Any, legacy: bool) -> None:
     from dagster_gcp.gcs import GCSPickleIOManager, GCSResource, gcs_pickle_io_manager, gcs_resource
 
@@ -232,7 +234,7 @@ def data_lake() -> Iterator[tuple[str, type[DataLake]]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("legacy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["configurable", "legacy"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["configurable", "legacy"])
 def test_adls(tmp_path: Path, home_template: Path, data_lake: Any, legacy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from azure.storage.blob import BlobServiceClient
     from azure.storage.filedatalake import DataLakeServiceClient

@@ -11,6 +11,8 @@ import pytest
 
 from tests.guard.sameness import Run, Twins
 
+pytestmark = pytest.mark.slow
+
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 
 

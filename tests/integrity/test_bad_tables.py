@@ -248,6 +248,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_small_file_that_decodes_to_50_gigabytes_is_stopped_in_bounded_memory(tmp_path: Path) -> None:
     for path in _bombs(tmp_path):
         assert path.stat().st_size < 6_000_000, path

@@ -47,6 +47,7 @@ def test_processes_that_start_at_once_on_an_empty_sqlite_store_write_one_history
     require_one_history(url, tmp_path / "k.pem", 4, 25)
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_on_an_empty_postgresql_store_write_one_history(tmp_path, postgres_url):
     write_at_once(postgres_url, tmp_path / "k.pem", 4, 25)
     require_one_history(postgres_url, tmp_path / "k.pem", 4, 25)

@@ -23,7 +23,7 @@ from tests.ledger.material import behind_its_back, write
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_a_writer_killed_in_the_middle_loses_nothing_that_it_reported(tmp_path, kind, request):
     """SIGKILL while it appends as fast as it can; what it printed was committed before."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}" if kind == "sqlite" else request.getfixturevalue("postgres_url")

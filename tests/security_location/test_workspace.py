@@ -12,6 +12,8 @@ import dagster as dg
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PIPELINE = """
@@ -69,7 +71,6 @@ def test_both_locations_check_the_same_asset_under_names_of_their_own(workspace:
     assert sensor.default_status.value == "RUNNING"
 
 
-@pytest.mark.slow
 def test_the_daemon_verifies_after_each_materialization_and_again_while_data_lies_at_rest(
     workspace: Path, instance: dg.DagsterInstance, dagster_home: Path
 ) -> None:

@@ -295,7 +295,8 @@ def is_meant(row: dict, artifact: str | None, principal: str | None, outcome: st
     )
 
 
-@pytest.mark.parametrize("folder", ["trail", "tr[a]il"])  # DuckDB opens the files of the one, Arrow those of the other.
+# DuckDB opens the files of the one, Arrow those of the other.
+@pytest.mark.parametrize("folder", ["trail", pytest.param("tr[a]il", marks=pytest.mark.slow)])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     made=st.lists(_ROWS, min_size=6, max_size=16, unique_by=lambda row: row["seconds"]),
