@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import socketserver
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +51,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.slow)
                 if missing:
                     item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clients_that_went_away_are_no_news() -> Iterator[None]:
+    """A server of an earlier test, on a thread of its own, would print a traceback into what a command of this one says."""
+
+    def handle_error(server: socketserver.BaseServer, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            told(server, request, client_address)
+
+    told = socketserver.BaseServer.handle_error
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socketserver.BaseServer, "handle_error", handle_error)
+        yield
 
 
 @pytest.fixture(scope="session")
