@@ -293,6 +293,7 @@ def bomb(path: Path, *, rows: int = 60_000, size: int = 1 << 20) -> None:
     pq.write_table(pa.table({"carrier": values}), path, compression="zstd", store_schema=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux tells it")
 @pytest.mark.timeout(120)
 def test_a_small_parquet_that_decodes_to_very_much_is_stopped_in_bounded_memory_and_time(

@@ -252,7 +252,14 @@ def test_an_s3_version_that_was_sealed_is_not_downloaded_to_be_checked(
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "downloads"), [("SHA256", 0), ("CRC32", 1), ("SHA1", 1), (None, 1)], ids=["SHA256", "CRC32", "SHA1", "default"]
+    ("algorithm", "downloads"),
+    [
+        ("SHA256", 0),
+        pytest.param("CRC32", 1, marks=pytest.mark.slow),
+        pytest.param("SHA1", 1, marks=pytest.mark.slow),
+        (None, 1),
+    ],
+    ids=["SHA256", "CRC32", "SHA1", "default"],
 )
 def test_where_s3_keeps_no_versions_its_own_sha256_and_nothing_weaker_saves_the_download(
     instance: dg.DagsterInstance, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, algorithm: str | None, downloads: int

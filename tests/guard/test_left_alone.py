@@ -63,7 +63,7 @@ MULTI = dg.MultiPartitionsDefinition(
             ["2024-01-01-00:00", "2024-01-01-01:00"],
             marks=pytest.mark.slow,
         ),
-        (dg.StaticPartitionsDefinition(["north", "süd / west"]), ["north", "süd / west"]),
+        pytest.param(dg.StaticPartitionsDefinition(["north", "süd / west"]), ["north", "süd / west"], marks=pytest.mark.slow),
         (MULTI, [dg.MultiPartitionKey({"day": "2024-01-01", "shop": "a/b"}), dg.MultiPartitionKey({"day": "2024-01-02", "shop": "c d"})]),
         (dg.DynamicPartitionsDefinition(name="customers"), ["c1", "c2"]),
     ],
