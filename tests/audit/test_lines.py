@@ -49,6 +49,25 @@ def test_blob_storage_tells_who_read_how_many_bytes_and_not_with_what_signature(
     assert "sig=REDACTED&se=2019" in event.request
 
 
+def test_a_version_of_a_blob_that_is_asked_for_is_told() -> None:
+    for query, expected in {
+        "?versionid=2026-01-02T03%3A04%3A05.6789012Z&sig=x": "2026-01-02T03:04:05.6789012Z",
+        "?snapshot=2025-01-02T03:04:05.6789012Z": "2025-01-02T03:04:05.6789012Z",
+        "?comp=block&blockid=versionid": None,
+    }.items():
+        record = json.loads(AZURE.lines[0])
+        record["uri"] = record["uri"].partition("?")[0] + query
+        assert only(AZURE, json.dumps(record).encode()).object_version == expected
+
+
+def test_a_copy_within_blob_storage_is_a_read_of_what_is_copied() -> None:
+    told = {"CopyBlob": "create", "CopyBlobSource": "read", "CopyBlobDestination": "create"}
+    records = [json.loads(AZURE.lines[0]) | {"operationName": operation} for operation in told]
+    events = [only(AZURE, json.dumps(record).encode()) for record in records]
+    assert [(event.action, event.plane) for event in events] == [(action, "data") for action in told.values()]
+    assert len({event.id for event in events}) == 3
+
+
 def test_blob_records_without_an_object_key_are_placed_by_their_uri() -> None:
     record = json.loads(AZURE.lines[0])
     del record["properties"]["objectKey"]

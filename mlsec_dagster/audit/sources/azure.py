@@ -11,7 +11,7 @@ https://learn.microsoft.com/azure/azure-monitor/reference/tables/amlregistryread
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -135,6 +135,7 @@ def _stored(record: _Record, raw: bytes) -> AuditEvent:
         region=record.location,
         container="/".join(filter(None, (account, container))) or None,
         object=name,
+        object_version=_version(record.uri),
         resource=record.resource_id,
         resource_type=record.category or None,
         bytes_out=blob.response_body_size,
@@ -151,6 +152,19 @@ def _place(blob: _Blob, uri: str | None) -> tuple[str | None, str | None, str | 
         return blob.account_name, None, None
     container, _, name = unquote(urlsplit(uri).path).removeprefix("/").partition("/")
     return blob.account_name or urlsplit(uri).netloc.partition(".")[0] or None, container or None, name or None
+
+
+def _version(uri: str | None) -> str | None:
+    """The version or the snapshot of a blob that a URI asks for; None is the current one.
+
+    https://learn.microsoft.com/rest/api/storageservices/get-blob#uri-parameters
+    """
+    query = (uri or "").partition("?")[2]
+    small = query.lower()
+    if "versionid=" not in small and "snapshot=" not in small:
+        return None
+    asked = {name.lower(): value for name, value in parse_qsl(query)}
+    return asked.get("versionid") or asked.get("snapshot")
 
 
 def _learned(record: _Record, raw: bytes) -> AuditEvent:
@@ -231,6 +245,7 @@ def _result(kind: str | None, signature: str | None) -> Outcome:
 
 
 _WORDS: Final[tuple[tuple[str, Action], ...]] = (
+    ("copyblobsource", "read"),  # A copy is logged as three operations: CopyBlob, and one for each of its blobs.
     ("list", "list"),
     ("query", "read"),
     ("delete", "delete"),
