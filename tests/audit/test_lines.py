@@ -216,7 +216,10 @@ def test_a_logged_model_of_mlflow_is_a_place_like_a_run() -> None:
 
 def test_mlflow_endpoints_are_told_by_what_they_do() -> None:
     told = {
-        ("GET", "/api/2.0/mlflow-artifacts/artifacts"): ("read", "data"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts"): ("list", "control"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("read", "data"),
+        ("GET", "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/directories"): ("list", "control"),
+        ("GET", "/ajax-api/2.0/mlflow/artifacts/list"): ("list", "control"),
         ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("write", "data"),
         ("DELETE", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("delete", "data"),
         ("POST", "/api/2.0/mlflow-artifacts/mpu/create/1/a"): ("write", "data"),

@@ -21,6 +21,7 @@ writes it, with the same `Record`.
 | `address`, `port` | text, integer, null | the peer of the connection; without a port, what a trusted proxy named |
 | `forwarded` | text, null | X-Forwarded-For, a claim |
 | `user_agent` | text, null | |
+| `workspace` | text, null | X-MLFLOW-WORKSPACE: the workspace that is asked for; null asks for the default one, or there are none |
 | `server` | text | host and process id |
 | `experiment`, `run` | text, null | what the request names, in path, query or body |
 | `logged_model` | text, null | the logged model ("m-…"), which MLflow 3 keeps beside runs |
@@ -78,6 +79,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     port: int | None = None
     forwarded: str | None = None
     user_agent: str | None = None
+    workspace: str | None = None
     experiment: str | None = None
     run: str | None = None
     logged_model: str | None = None
@@ -119,8 +121,13 @@ def _parse(line: bytes) -> list[AuditEvent]:
     if record.method is None or record.path is None:
         raise ValueError("it has no method or no path")
     # Decoded, as the server does: an escape within a path must not hide what was asked for.
-    endpoint = _endpoint(route(unquote(record.path), record.prefix))
-    action, plane = _action(record.method[:16], endpoint[:64])
+    asked = route(unquote(record.path), record.prefix)
+    endpoint = _endpoint(asked)
+    # Without a path it is the names of files that are told, as MLflow's own client asks for before each download.
+    named = asked.rstrip("/") if endpoint == "mlflow-artifacts/artifacts" else endpoint
+    action, plane = ("list", "control") if (record.method, named) in _LISTINGS else _action(record.method[:16], endpoint[:64])
+    # The name of a file alone is one below the root of all artifacts, also where only its address or its neighbours are asked for.
+    below_root = plane == "data" or endpoint.startswith("mlflow-artifacts/")
     request = record.path if record.query is None else f"{record.path}?{record.query}"
     within = record.run or (f"models/{record.logged_model}" if record.logged_model else None)
     return [
@@ -142,7 +149,8 @@ def _parse(line: bytes) -> list[AuditEvent]:
             user_agent=record.user_agent,
             request=request,
             request_id=record.id,
-            container="/".join(filter(None, (record.experiment, within))) or ("mlflow-artifacts" if plane == "data" else None),
+            account=record.workspace,
+            container="/".join(filter(None, (record.experiment, within))) or ("mlflow-artifacts" if below_root else None),
             object=record.artifact or record.source,
             resource=_uri(record),
             resource_type=endpoint.partition("/")[0],
@@ -170,6 +178,7 @@ def _endpoint(path: str) -> str:
 
 _LOGGED_MODEL: Final = re.compile(r"\Alogged-models/(?!search\Z)[^/]+")
 _PROMOTIONS: Final = frozenset({("POST", "registered-models/alias"), ("POST", "model-versions/transition-stage")})
+_LISTINGS: Final = frozenset({("GET", "mlflow-artifacts/artifacts"), ("GET", "logged-models/*/artifacts/directories")})
 _CONTENTS: Final = (
     *("mlflow-artifacts/", "get-artifact", "model-versions/get-artifact", "upload-artifact", "get-trace-artifact"),
     "logged-models/*/artifacts/files",
