@@ -95,6 +95,9 @@ def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, 
     name = members.get("name")
     if route.startswith(_REGISTRY) and isinstance(name, str) and name:
         names["model"] = name
+        new = members.get("new_name")
+        if route == "mlflow/registered-models/rename" and isinstance(new, str) and new:
+            names["new_name"] = new
     if (logged := _LOGGED_ROUTE.match(route)) is not None:
         names["logged_model"] = logged["logged_model"]
     if (proxied := _PROXIED.match(route)) is not None:

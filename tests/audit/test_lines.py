@@ -200,6 +200,8 @@ def test_an_mlflow_promotion_tells_both_the_version_and_what_it_became() -> None
     assert (stage.action, stage.model_version, stage.resource) == ("promote", "3", "models:/churn/Production")
     asked = mlflow_event("GET", "/api/2.0/mlflow/registered-models/alias", model="churn", alias="champion")
     assert asked.model_version == "champion"
+    renamed = mlflow_event("POST", "/api/2.0/mlflow/registered-models/rename", model="toy", new_name="churn")
+    assert (renamed.action, renamed.model, renamed.resource) == ("update", "toy", "models:/churn")
 
 
 def test_whom_mlflow_denied_is_named_but_is_no_principal() -> None:

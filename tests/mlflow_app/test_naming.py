@@ -21,6 +21,7 @@ BODIES = {
     ("POST", "mlflow/model-versions/set-tag"): ({"name": "churn", "version": "3", "key": "k"}, {"model": "churn", "model_version": "3"}),
     ("DELETE", "mlflow/registered-models/delete"): ({"name": "churn"}, {"model": "churn"}),
     ("PATCH", "mlflow/model-versions/update"): ({"name": "churn", "version": "3"}, {"model": "churn", "model_version": "3"}),
+    ("POST", "mlflow/registered-models/rename"): ({"name": "toy", "newName": "churn"}, {"model": "toy", "new_name": "churn"}),
     ("POST", "mlflow/experiments/create"): ({"name": "not a model"}, {}),
     ("POST", "mlflow/runs/set-tag"): ({"run_id": "0a1b", "key": "k"}, {"run": "0a1b"}),
     ("POST", "mlflow/runs/search"): ({"experiment_ids": ["1", "2"]}, {"experiment": "1,2"}),

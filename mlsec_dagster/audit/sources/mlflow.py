@@ -29,6 +29,7 @@ writes it, with the same `Record`.
 | `model`, `model_version` | text, null | the registered model and its version |
 | `alias` | text, null | alias that is asked for, set or deleted |
 | `stage` | text, null | stage that is asked for, or target of a stage change |
+| `new_name` | text, null | what the registered model is to be called from now on |
 | `source` | text, null | what a new model version is made from |
 | `unread` | true | the body was too long or no JSON: what it names is not known |
 | `shortened` | true | texts were cut so that the line fits |
@@ -88,6 +89,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     model_version: str | None = None
     alias: str | None = None
     stage: str | None = None
+    new_name: str | None = None
     source: str | None = None
     unread: bool = False
     shortened: bool = False
@@ -163,7 +165,9 @@ def _parse(line: bytes) -> list[AuditEvent]:
 
 
 def _uri(record: Record) -> str | None:
-    """MLflow's own name of the alias or stage, which is one of a model that changes what it means."""
+    """MLflow's own name of the alias or stage, which is one of a model that changes what it means; and of a model that changes its name."""
+    if record.new_name:
+        return f"models:/{record.new_name}"
     if not record.model or not (record.alias or record.stage):
         return None
     return f"models:/{record.model}@{record.alias}" if record.alias else f"models:/{record.model}/{record.stage}"
