@@ -146,6 +146,21 @@ def test_a_webhooks_list_gives_each_event() -> None:
     assert [*KUBERNETES.read(batch)] == [*KUBERNETES.read(KUBERNETES.data())]
 
 
+def test_a_bad_record_of_a_batch_costs_nobody_but_itself() -> None:
+    for log, head in ((KUBERNETES, b'{"kind":"EventList","items":['), (AZURE, b'{ "records" : [')):
+        for bad in (log.lines[0][:-1] + b',"time":1,"stage":1}', b"7"):
+            batch = head + log.lines[0] + b", " + bad + b", " + log.lines[1] + b"]}"
+            first, refused, last = log.read(b"\n" + batch)
+            assert [first, last] == [*log.read(log.lines[0] + b"\n" + log.lines[1])]
+            assert isinstance(refused, Quarantined)
+            assert (refused.offset, refused.size, refused.rest) == (1 + batch.index(bad, len(head) + len(log.lines[0])), len(bad), False)
+
+
+def test_a_batch_that_ends_in_the_middle_is_kept_whole() -> None:
+    (row,) = KUBERNETES.read(b'{"kind":"EventList","items":[' + KUBERNETES.lines[0])
+    assert isinstance(row, Quarantined)
+
+
 def test_weights_and_biases_tells_artifact_version_and_digest() -> None:
     event = only(WANDB, WANDB.lines[0])
     assert (event.action, event.plane, event.object, event.object_version) == ("read", "data", "team/project/churn", "v3")

@@ -8,6 +8,7 @@ https://learn.microsoft.com/azure/azure-monitor/reference/tables/amlmodelsevent
 https://learn.microsoft.com/azure/azure-monitor/reference/tables/amlregistryreadeventslog
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -25,7 +26,7 @@ from mlsec_dagster.audit.times import microseconds
 
 def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[AuditEvent | Quarantined]:
     """One row for each record of a log; see `mlsec_dagster.audit.sources`."""
-    return read_lines(data, "azure.monitor", _parse, limits)
+    return read_lines(data, "azure.monitor", _parse, limits, split=_records)
 
 
 class _Requester(msgspec.Struct, rename="camel"):
@@ -71,6 +72,7 @@ class _Envelope(msgspec.Struct):
     records: list[msgspec.Raw]
 
 
+_WRAPPED: Final = re.compile(rb"\s*\{\s*\"records\"\s*:")
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _RECORD: Final = msgspec.json.Decoder(_Record)
 _IDENTITY: Final = msgspec.json.Decoder(_Identity | None)
@@ -78,19 +80,13 @@ _BLOB: Final = msgspec.json.Decoder(_Blob | None)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def _parse(line: bytes) -> Iterator[AuditEvent]:
-    if line.lstrip().startswith(b'{"records"'):
-        for raw in _ENVELOPE.decode(line).records:
-            yield _one(bytes(raw))
-    else:
-        yield _one(line)
+def _records(line: bytes) -> list[msgspec.Raw] | None:
+    return _ENVELOPE.decode(line).records if _WRAPPED.match(line) is not None else None
 
 
-def _one(raw: bytes) -> AuditEvent:
+def _parse(raw: bytes) -> list[AuditEvent]:
     record = _RECORD.decode(raw)
-    if record.category.startswith("Storage"):
-        return _stored(record, raw)
-    return _learned(record, raw)
+    return [_stored(record, raw) if record.category.startswith("Storage") else _learned(record, raw)]
 
 
 def _id(record: _Record, raw: bytes, *more: str | None) -> str:
