@@ -128,7 +128,25 @@ def test_google_tells_object_model_and_who_is_behind_a_service_account() -> None
     assert (got.action, got.plane, got.container, got.object) == ("read", "data", "my-bucket", "models/churn/model.pkl")
     assert got.logged is not None
     assert got.logged > got.time
+    assert (exported.action, exported.plane) == ("read", "data")
     assert (exported.model, exported.model_version, exported.outcome, exported.invoked_by) == ("456", "2", "denied", "user@example.com")
+
+
+def test_a_copy_in_vertex_ai_names_the_model_that_is_copied() -> None:
+    entry = json.loads(GCP.lines[1])
+    entry["protoPayload"] |= {
+        "methodName": "google.cloud.aiplatform.v1.ModelService.CopyModel",
+        "resourceName": "projects/123/locations/europe-west4",
+    }
+    for asked, model in {
+        '{"parent": "projects/123/locations/europe-west4", "sourceModel": "projects/123/locations/us-central1/models/456"}': "456",
+        '{"sourceModel": 7}': None,
+        "[7]": None,
+        "null": None,
+    }.items():
+        entry["protoPayload"]["request"] = json.loads(asked)
+        event = only(GCP, json.dumps(entry).encode())
+        assert (event.action, event.plane, event.model) == ("create", "data", model)
 
 
 def test_only_the_end_of_a_request_is_an_access_and_only_the_last_address_is_believed() -> None:
