@@ -118,6 +118,14 @@ def test_a_quote_within_a_user_agent_does_not_shift_the_fields() -> None:
         assert isinstance(row, (AuditEvent, Quarantined))
 
 
+def test_a_quote_within_a_uri_hides_no_access() -> None:
+    plain = only(S3_ACCESS, S3_ACCESS.lines[1])
+    for uri in (b'models/s3%20dg.pdf?x="', b'models/s3%20dg.pdf?x="y"', b'"'):
+        event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"bucket1/models/s3%20dg.pdf HTTP", b"bucket1/" + uri + b" HTTP"))
+        assert event.request == f"PUT /amzn-s3-demo-bucket1/{uri.decode()} HTTP/1.1"
+        assert (event.object, event.status, event.user_agent, event.bytes_in) == (plain.object, "200", plain.user_agent, plain.bytes_in)
+
+
 def test_a_name_that_is_no_utf8_is_kept_as_it_stands() -> None:
     event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"models/s3%20dg.pdf ", b"m%FF%20x "))
     assert event.object == "m%FF%20x"

@@ -26,8 +26,9 @@ def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> I
     return read_lines(data, "aws.s3_access", _parse, limits)
 
 
-# A quote within a user agent is not escaped, so a quoted field ends at a quote before a space or the end of the line.
-_FIELD: Final = re.compile(r'"(?P<quoted>.*?)"(?= |$)|\[(?P<time>[^\]]*)\]|(?P<bare>[^ ]+)')
+# A quote within a URI or a user agent is not escaped, so a quoted field ends at a quote before a space or the end of the line; and a
+# request's first line where it does.
+_FIELD: Final = re.compile(r'"(?P<quoted>[A-Z]+ [^ ]* HTTP/[\d.]+|.*?)"(?= |$)|\[(?P<time>[^\]]*)\]|(?P<bare>[^ ]+)')
 _NEEDED: Final = 17  # Owner to user agent; what follows came later, and more may come.
 
 
