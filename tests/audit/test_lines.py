@@ -118,6 +118,35 @@ def test_a_quote_within_a_user_agent_does_not_shift_the_fields() -> None:
         assert isinstance(row, (AuditEvent, Quarantined))
 
 
+def test_operations_of_s3_are_told_by_what_they_do() -> None:
+    told = {
+        b"REST.SELECT.OBJECT": ("read", "data"),
+        b"REST.COPY.OBJECT_GET": ("read", "data"),
+        b"REST.COPY.OBJECT": ("create", "data"),
+        b"REST.POST.MULTI_OBJECT_DELETE": ("delete", "control"),
+        b"BATCH.DELETE.OBJECT": ("delete", "data"),
+        b"REST.GET.BUCKET": ("list", "control"),
+    }
+    for operation, expected in told.items():
+        event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"REST.PUT.OBJECT", operation))
+        assert (event.action, event.plane) == expected, operation
+
+
+def test_calls_of_a_model_in_vertex_ai_are_told_however_they_stream() -> None:
+    told = {
+        "PredictionService.StreamGenerateContent": "invoke",
+        "PredictionService.ServerStreamingPredict": "invoke",
+        "PredictionService.StreamRawPredict": "invoke",
+        "PredictionService.Predict": "invoke",
+        "FeaturestoreOnlineServingService.StreamingReadFeatureValues": "read",
+    }
+    for method, action in told.items():
+        entry = json.loads(GCP.lines[0])
+        entry["protoPayload"]["methodName"] = f"google.cloud.aiplatform.v1.{method}"
+        event = only(GCP, json.dumps(entry).encode())
+        assert (event.action, event.plane) == (action, "data"), method
+
+
 def test_a_quote_within_a_uri_hides_no_access() -> None:
     plain = only(S3_ACCESS, S3_ACCESS.lines[1])
     for uri in (b'models/s3%20dg.pdf?x="', b'models/s3%20dg.pdf?x="y"', b'"'):

@@ -197,7 +197,9 @@ _WORDS: Final[tuple[tuple[str, Action], ...]] = (
 @lru_cache(maxsize=1024)
 def _action(method: str) -> Action:
     """Of the last word of a method: "storage.objects.get", "google.cloud.aiplatform.v1.ModelService.UploadModel"."""
-    verb = method.rpartition(".")[2].lower()
+    if ".PredictionService." in method:  # However it streams.
+        return "invoke"
+    verb = method.rpartition(".")[2].lower().removeprefix("streaming")
     for word, action in _WORDS:
         if verb.startswith(word):
             return action

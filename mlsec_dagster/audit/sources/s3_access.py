@@ -86,7 +86,7 @@ def _key(encoded: str | None) -> str | None:
         return encoded
 
 
-_METHODS: Final[dict[str, Action]] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST": "write", "DELETE": "delete", "COPY": "create"}
+_METHODS: Final[dict[str, Action]] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST": "write", "SELECT": "read", "COPY": "create"}
 
 
 @lru_cache(maxsize=1024)
@@ -99,6 +99,6 @@ def _action(operation: str) -> tuple[Action, Plane]:
         return "read", plane
     if method == "GET" and kind in {"BUCKET", "BUCKETVERSIONS", "UPLOADS", "SERVICE"}:
         return "list", "control"
-    if method in {"EXPIRE", "DELETE"}:
+    if method in {"EXPIRE", "DELETE"} or kind == "MULTI_OBJECT_DELETE":
         return "delete", plane
     return _METHODS.get(method, "other"), plane
