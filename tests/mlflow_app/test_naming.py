@@ -70,6 +70,12 @@ def test_an_innocent_name_does_not_stand_for_the_real_one(method: str, camel: bo
     assert named(method, "mlflow/model-versions/update", query, body) == {"model": "secret", "run": "0a1b"}
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_of_graphql_the_body_counts_whatever_the_query_says(method: str) -> None:
+    body = json.dumps({"query": "…", "variables": {"data": {"runId": "0a1b"}}}).encode()
+    assert named(method, "graphql", "variables=innocent&run_id=ffff", body) == {"run": "0a1b"}
+
+
 @given(st.integers(0, 4))
 def test_a_path_that_is_escaped_again_and_again_is_read_as_mlflow_reads_it(times: int) -> None:
     path = "7/0a1b/artifacts/model/a b.pkl"
