@@ -86,6 +86,24 @@ def test_what_was_done_is_told_in_our_words() -> None:
     assert (promoted.corrects, promoted.principal) == ("4711-EXAMPLE", "sagemaker.amazonaws.com")
 
 
+def test_the_owner_of_an_object_is_told_of_its_bucket_and_not_taken_for_who_was_told_of_the_access() -> None:
+    bucket = "arn:aws:s3:::amzn-s3-demo-bucket1"
+    record = json.loads(CLOUDTRAIL.lines[0]) | {
+        "recipientAccountId": "444455556666",
+        "resources": [
+            {"type": "AWS::S3::Object", "ARN": f"{bucket}/models/churn/model.pkl"},
+            {"accountId": "111122223333", "type": "AWS::S3::Bucket", "ARN": bucket},
+        ],
+    }
+    (event,) = cloudtrail.read(json.dumps([record]).encode())
+    assert isinstance(event, AuditEvent)
+    assert (event.account, event.resource, event.resource_type) == (
+        "111122223333",
+        f"{bucket}/models/churn/model.pkl",
+        "AWS::S3::Object",
+    )
+
+
 COPIES = {
     "amzn-s3-demo-bucket1/models/churn/model.pkl": ("amzn-s3-demo-bucket1", "models/churn/model.pkl", None),
     "/amzn-s3-demo-bucket1/models/a%20b%2Bc.pkl?versionId=3%2FL4": ("amzn-s3-demo-bucket1", "models/a b+c.pkl", "3/L4"),

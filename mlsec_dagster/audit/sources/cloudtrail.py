@@ -159,6 +159,8 @@ def _event(record: _Record) -> AuditEvent:
         if resource.arn is None and len(record.resources) > 1:  # Of an object only the prefix of its ARN is told.
             resource = record.resources[1]
         account, arn, kind = resource.account, resource.arn, resource.type
+        if account is None and len(record.resources) > 1:  # An object's owner is told of its bucket.
+            account = record.resources[1].account
         # Of an object it repeats bucket and key, which are clean already.
         if key is None or named != key or arn != f"arn:aws:s3:::{container}/{key}":
             arn = clean_again(_text(arn))
