@@ -68,6 +68,16 @@ def test_a_copy_within_blob_storage_is_a_read_of_what_is_copied() -> None:
     assert len({event.id for event in events}) == 3
 
 
+def test_a_wrapped_log_of_a_cluster_is_nobodys_read() -> None:
+    record = json.loads(AZURE.lines[1]) | {
+        "category": "kube-audit",
+        "operationName": "Microsoft.ContainerService/managedClusters/diagnosticLogs/Read",
+        "properties": {"log": KUBERNETES.lines[0].decode(), "pod": "kube-apiserver-1"},
+    }
+    event = only(AZURE, json.dumps(record).encode())
+    assert (event.action, event.plane) == ("other", "control")
+
+
 def test_blob_records_without_an_object_key_are_placed_by_their_uri() -> None:
     record = json.loads(AZURE.lines[0])
     del record["properties"]["objectKey"]

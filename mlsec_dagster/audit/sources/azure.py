@@ -289,6 +289,8 @@ _NAMES_ONLY: Final = (
 def _action(operation: str, category: str) -> tuple[Action, Plane]:
     """Of "GetBlob", or of the last word of ".../models/read/action"."""
     data = operation.startswith(_DATA) and operation not in _NAMES_ONLY
+    if operation.lower().endswith("/diagnosticlogs/read"):  # What a cluster has logged is within; the operation is the logging.
+        return "other", "control"
     verb = operation.lower().removesuffix("/action").rpartition("/")[2]
     plane: Plane = "data" if data or category.startswith("RegistryAssetRead") else "control"
     for word, action in _WORDS:
