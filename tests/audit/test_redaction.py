@@ -215,3 +215,12 @@ def test_a_quarantined_record_keeps_no_secret_either() -> None:
     (row,) = cloudtrail.read(b"[" + broken + b"]")
     assert not leaked("QX0ZJ981QX0ZJ981", msgspec.json.encode(row).decode())
     assert "GetObject" in msgspec.json.encode(row).decode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_quarantined_text_in_another_encoding_keeps_no_secret(encoding: str) -> None:
+    log = next(log for log in LOGS if log.source == "mlflow.audit")
+    rows = [*log.read('{"path":"/x?sig=QX0ZJ981QX0ZJ981"}\n{"token":"QX0ZJ981QX0ZJ981"}\n'.encode(encoding))]
+    assert rows
+    for row in rows:
+        assert not leaked("QX0ZJ981", msgspec.json.encode(row).decode().replace("\\u0000", ""))

@@ -143,8 +143,16 @@ def digest(data: bytes) -> str:
 def quarantine(
     source: Source, raw: bytes, reason: str, offset: int, limits: Limits, *, size: int | None = None, rest: bool = False
 ) -> Quarantined:
-    """A row for bytes that are no event; `size` where they stand for more than themselves."""
-    text = redact(raw[: limits.kept_bytes].decode("utf-8", "backslashreplace"))
+    """A row for bytes that are no event; `size` where they stand for more than themselves.
+
+    NULs are left out of a text that has a secret between them.
+    """
+    delivered = raw[: limits.kept_bytes].decode("utf-8", "backslashreplace")
+    text = redact(delivered)
+    # In UTF-16, as some shells write, every other byte is NUL, and no secret would be seen as one.
+    bare = delivered.replace("\0", "")
+    if len(bare) < len(delivered) and (without := redact(bare)) != bare:
+        text = without
     return Quarantined(
         source=source,
         id=digest(raw),
