@@ -28,7 +28,7 @@ from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.known import KnownKeys, remember
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.rows import DAY, access_key, event_lines, event_table, quarantine_key, quarantine_table
-from mlsec_dagster.audit.times import rfc3339
+from mlsec_dagster.audit.times import latest_credible, rfc3339
 from mlsec_dagster.audit.trail import Trail
 from mlsec_dagster.audit.writing import Part
 from mlsec_dagster.errors import StoreError
@@ -84,7 +84,7 @@ class Tally:
         unresolved_sample: Where: container and object, with how many; not all of them.
         translator_error: The first error that the translator raised, if it did.
         first: Time of the earliest new event, microseconds since the epoch.
-        last: Time of the latest.
+        last: Time of the latest; those of the future aside.
         data_events: New events that touched contents.
     """
 
@@ -303,10 +303,12 @@ class Batch:
 
     def _count(self, events: Sequence[AuditEvent], artifacts: Sequence[Artifact], times: Any) -> None:
         tally = self.tally
-        first, last = int(times.min()), int(times.max())
+        first, last, credible = int(times.min()), int(times.max()), latest_credible()
         tally.events += len(events)
         tally.first = first if tally.first is None else min(tally.first, first)
-        tally.last = last if tally.last is None else max(tally.last, last)
+        if last > credible:
+            last = max((each for each in times.tolist() if each <= credible), default=tally.last)
+        tally.last = last if tally.last is None or last is None else max(tally.last, last)
         for event, artifact in zip(events, artifacts, strict=True):
             if event.plane == "data":
                 tally.data_events += 1

@@ -140,7 +140,9 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
         behind = f", {state.behind:,} log objects wait" if state.behind else ""
         problems.append(f"It was last read to its end at {since}Z{behind}. Look at the ticks of its sensor.")
     newest = max((each for each in (state.newest_object, state.last) if each is not None), default=None)
-    if newest is None and state.listed_at is not None:
+    if newest is None and state.listed_at is not None and (state.events or state.quarantined):
+        problems.append("All its log objects and events are of the future, so whether it is quiet cannot be told. Check the clocks.")
+    elif newest is None and state.listed_at is not None:
         problems.append("There is no log object at all. Check the address, and that the log is switched on.")
     elif newest is not None and now - newest > quiet // timedelta(microseconds=1):
         problems.append(

@@ -11,7 +11,8 @@ to be seen is which rows have the same value, under the same key.
 
 **Accesses stay known when the key changes.** Their identity is taken from the event before anything is replaced, and then goes through
 `key`, a keyed hash whose key never rotates. Without that hash the identity itself would betray the principal: all else that is in it
-stands in the row, and guesses could be tested. For the same reason an `id` that is a hash of the log's line is replaced by a keyed one.
+stands in the row, and guesses could be tested. For the same reason an `id` that is a hash of the log's line is replaced by a keyed one,
+and so is one that quotes an e-mail address.
 
 https://www.rfc-editor.org/rfc/rfc5297
 """
@@ -36,11 +37,9 @@ from mlsec_dagster.errors import ConfigurationError, VerificationError
 PREFIX: Final = "pseudonym:v1:"
 TOKEN: Final = re.compile(r"pseudonym:v1:[A-Za-z0-9_-]{48,}")
 
-TEXTS: Final = (
-    *("principal", "principal_name", "credential", "role", "invoked_by", "acting_as"),
-    *("status", "error", "request", "request_id", "correlation", "container", "object", "resource"),
-)
-"""Columns in which e-mail addresses are replaced unless others are named: the identities, and every other text that may quote one."""
+_NO_TEXTS: Final = frozenset({"source", "id", "time", "logged", "action", "plane", "outcome", "port", "bytes_out", "bytes_in"})
+TEXTS: Final = tuple(name for name in EVENT_COLUMNS if name not in _NO_TEXTS | {"address", "user_agent"})
+"""Columns in which e-mail addresses are replaced unless others are named: the identities, and every other text, for it may quote one."""
 
 _AAD: Final = b"mlsec:pseudonym:v1"
 _BLOCK: Final = 16
@@ -73,7 +72,7 @@ class Chosen:
     kept_domains: Sequence[str] = ("gserviceaccount.com",)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.emails) - (set(EVENT_COLUMNS) - {"source", "id", "time", "action", "plane", "outcome"}))
+        unknown = sorted(set(self.emails) - (set(EVENT_COLUMNS) - _NO_TEXTS))
         if unknown:
             raise ConfigurationError(
                 f"E-mail addresses cannot be replaced in a column {unknown[0]!r}; expected some of {', '.join(TEXTS)}."
@@ -169,7 +168,8 @@ class Pseudonyms:
             changes["address"] = self.token(_plain(event.address))
         if self.chosen.user_agents and event.user_agent:
             changes["user_agent"] = self.token(event.user_agent)
-        if event.id.startswith(_HASHED):
+        # An identity may hold the name of what was accessed, as one of Azure Monitor does.
+        if event.id.startswith(_HASHED) or self.without_emails(event.id) != event.id:
             changes["id"] = self._keyed_id(event.id)
         return msgspec.structs.replace(event, **changes) if changes else event
 

@@ -17,31 +17,42 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Final, overload
+from urllib.parse import unquote
 
 REDACTED: Final = "REDACTED"
 _SHORT: Final = 512  # Only texts below are remembered, so that memory stays bounded.
 _REPLACEMENT: Final = rf"\g<1>{REDACTED}"
 
-_NAMED: Final = re.compile(
-    r"(?<![\w.-])([\w.-]{1,128})"  # A name, and a sign behind it, in any quotes and escapes.
-    r"(?:\\*[\"']|%22)?\s{0,8}(?:=|:|%3[dDaA]|%253[dD]|\\u003[dD])\s{0,8}(?:\\*[\"']|%22)?"
+_ENCODED: Final = r"%(?:25){0,4}"  # Percent-encoding, also of what was encoded before.
+_QUOTE: Final = rf"(?:\\*[\"']|\\+[uU]0022|{_ENCODED}22)"
+_LETTER: Final = r"%(?:[46][1-9A-Fa-f]|[57][0-9Aa]|2[DdEe]|5[Ff])"  # Encoded though nothing asks for it; servers decode it all the same.
+_NAMED: Final = re.compile(  # A name, and a sign behind it, in any quotes and escapes.
+    rf"(?<![\w.-])([\w.-]{{1,128}}+(?:{_LETTER}[\w.-]{{0,128}}+){{0,16}}+|(?:{_LETTER}[\w.-]{{0,128}}+){{1,16}}+)"
+    rf"{_QUOTE}?\s{{0,8}}(?:=|:|{_ENCODED}3[dDaA]|\\+[uU]003[dD])\s{{0,8}}{_QUOTE}?"
 )
+_TO_ITS_END: Final = rf"(?:(?!{_ENCODED}2[26]|\\+[uU]002[26]|\\+[\"'])[^\s\"'&;,<>(){{}}\[\]])"  # Of a parameter.
 _VALUE: Final = re.compile(
-    r"(?<=\")(?:[^\"\\]|\\[^\"])+"  # In quotes, up to their end; else up to whatever ends a parameter.
-    r"|(?:(?!%26|%2526|\\u0026|%22|\\+[\"'])[^\s\"'&;,<>(){}\[\]])+"
+    rf"\[\s{{0,8}}\\*[\"'][^\]]*|{_ENCODED}5[bB](?:(?!{_ENCODED}5[dD])\S)*{_TO_ITS_END}*"  # A list,
+    rf"|(?<=\")(?:[^\"\\]|\\[^\"])+|{_TO_ITS_END}+"  # or in quotes up to their end, or up to whatever ends a parameter.
 )
 _SECRET_NAME: Final = re.compile(
     # Short names have to stand alone, or behind the escape of what stands before a parameter.
-    r"(?:^|[-_.]|26|3[fb]|2[02c]|7b|u0026|^[nrt])(?:sig|sas|pwd|jwt)$"
-    r"|(?:signature|token|secret|password|passwd|passphrase|assertion|(?:api|access|account|private|secret|shared)[-_]?key)$",
+    r"(?:^|[-_.]|26|3[fb]|2[02c]|7b|u0026|u0022|^[nrt])(?:sig|sas|pwd|jwt)$"
+    r"|(?:signature|token|secret|password|passwd|passphrase|assertion|(?:api|access|account|private|secret|shared)[-_]?key)$"
+    r"|encryption(?:-customer)?-key$",
     re.IGNORECASE,
 )
 _HEADER: Final = re.compile(
     r"((?<![a-z])(?:authorization|cookie)(?:\\*[\"']|%22)?\s{0,8}(?:=|:|%3[dDaA])\s{0,8}\[?(?:\\*[\"']|%22)?)([^\"'\\\r\n\[\]]+)",
     re.IGNORECASE,
 )
+_HEADERS: Final = re.compile(r"((?<![a-z])(?:authorization|cookie)\\*[\"']\s{0,8}:\s{0,8}\[)([^\]\r\n]+)", re.IGNORECASE)
 _SCHEME: Final = re.compile(r"((?<![a-z])(?:bearer|basic|negotiate|sharedkey(?:lite)?)(?:\s|%20|\+)+)([\w.~+/=:%-]{6,})", re.IGNORECASE)
 _USER: Final = re.compile(r"(://[^\s/:@\"'?#]*:)([^\s/@\"'?#]+)(?=@)")
+_ENCODED_USER: Final = re.compile(
+    r"(%(?P<more>(?:25){0,4})3[aA](?:%(?P=more)2[fF]){2}(?:(?!%(?P=more)(?:3[aA]|2[fF]|40))[^\s&\"'])*%(?P=more)3[aA])"
+    r"(?:(?!%(?P=more)(?:2[fF]|40))[^\s&\"'])+(?=%(?P=more)40)"
+)
 _KEY: Final = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(.+?)(?=-----END|\Z)", re.DOTALL)
 _LOOK: Final = re.compile(
     r"(?<![\w-])()("
@@ -58,7 +69,7 @@ def _without_named(text: str) -> str:
     kept: list[str] = []
     done = 0
     for named in _NAMED.finditer(text):
-        if named.start() < done or _SECRET_NAME.search(named[1]) is None:
+        if named.start() < done or _SECRET_NAME.search(unquote(named[1])) is None:
             continue
         value = _VALUE.match(text, named.end())
         if value is not None:
@@ -71,7 +82,7 @@ def _without_named(text: str) -> str:
 _LOOKS: Final = ("eyj", "dapi", "xox", "ya29.", "aiza", "qojb3", "ogzx")
 _LOOKS_WITH_UNDERSCORE: Final = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_")
 _LOOKS_WITH_HYPHEN: Final = ("glpat-", "sk-")
-_NAMES: Final = ("sig", "token", "secret", "pass", "assertion", "key", "sas", "pwd", "jwt")
+_NAMES: Final = ("sig", "token", "secret", "pass", "assertion", "key", "sas", "pwd", "jwt", "%4", "%5", "%6", "%7")
 _SCHEMES: Final = ("bearer", "basic", "negotiate", "sharedkey")
 
 
@@ -112,10 +123,12 @@ _LOOK_STEPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...]
 )
 _STEPS: Final = (
     (" ", ("private key",), _replacing(_KEY)),
+    ("", ("authorization", "cookie"), _replacing(_HEADERS)),
     ("", ("authorization", "cookie"), _replacing(_HEADER)),
     ("", _SCHEMES, _replacing(_SCHEME)),
     ("", _NAMES, _without_named),
     (":", ("://",), _replacing(_USER)),
+    ("%", ("2f%",), _replacing(_ENCODED_USER)),
     *_LOOK_STEPS,
 )
 

@@ -29,12 +29,12 @@ class LocationState(msgspec.Struct, frozen=True, omit_defaults=True):
         data_events: Accesses to contents.
         unresolved_sample: Where the unresolved ones were, with how many; not all of them.
         first: Time of the earliest event, microseconds since the epoch.
-        last: Time of the latest.
+        last: Time of the latest; those of the future aside.
         last_data: Time of the latest access to contents, about: that of its batch.
         incomplete: Log objects that end in the middle, the newest of them.
         translator_error: The newest error that the translator raised.
         listed_at: When the window was last listed and read to its end, microseconds since the epoch.
-        newest_object: When the newest log object was written, microseconds since the epoch.
+        newest_object: When the newest log object was written, microseconds since the epoch; those of the future aside.
         reconciled_at: When everything was last listed and compared, microseconds since the epoch.
         proven_to: Up to when digest files prove that nothing is missing, microseconds since the epoch.
         missing: Log objects that were read and are not there any more, the newest of them.

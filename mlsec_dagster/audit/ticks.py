@@ -12,6 +12,7 @@ from typing import Final
 
 from mlsec_dagster.audit.batches import Tally
 from mlsec_dagster.audit.objects import LogObject
+from mlsec_dagster.audit.times import latest_credible
 
 _MODIFIED: Final = attrgetter("modified")
 
@@ -57,7 +58,7 @@ class Report:
         recovered: Batches that an earlier tick had left between commit and done.
         incomplete: Objects that end in the middle.
         missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
-        newest_object: When the newest object that was listed was written, microseconds since the epoch.
+        newest_object: When the newest object that was listed was written, microseconds since the epoch; those of the future aside.
         reconciled: Everything was listed and compared.
     """
 
@@ -81,4 +82,7 @@ class Report:
     def saw(self, listed: Sequence[LogObject]) -> None:
         """Count objects that were listed."""
         self.listed += len(listed)
-        self.newest_object = max(self.newest_object or 0, max(map(_MODIFIED, listed), default=0)) or None
+        newest, credible = max(map(_MODIFIED, listed), default=0), latest_credible()
+        if newest > credible:
+            newest = max((each for each in map(_MODIFIED, listed) if each <= credible), default=0)
+        self.newest_object = max(self.newest_object or 0, newest) or None

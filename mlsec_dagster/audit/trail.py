@@ -174,12 +174,16 @@ class Head:
 
     def alien(self) -> list[str]:
         """What the table's log holds that no writer of ours puts there, and that hides or changes rows for whoever heeds it. For people."""
+        from deltalake import Schema
+
         protocol = self._table.protocol()
         found = [f"feature {feature}" for feature in protocol.reader_features or ()]
         if not found and protocol.min_reader_version > 1:
             found.append(f"protocol version {protocol.min_reader_version}")
         if self._hides_rows():
             found.append("deletion vectors")
+        if self._table.schema() != Schema.from_arrow(SCHEMA) or self._table.metadata().partition_columns != list(PARTITIONS):
+            found.append("other columns or partitions")
         paths = self._table.get_add_actions(flatten=True)["path"].to_pylist()
         found += [f"file {path} twice" for path, count in Counter(paths).items() if count > 1]
         return found

@@ -128,7 +128,7 @@ def _tell_accesses(console: Console, sweep: "Sweep") -> None:
     for taken, did in ((sweep.colleague, "downloaded one version"), (sweep.stranger, "downloaded every version there is")):
         versions = f"version{'s' if len(taken.versions) != 1 else ''} {', '.join(taken.versions) or 'unknown'}"
         mark = "[green]in the trail[/green]" if taken.complete else "[red bold]NOT ALL IN THE TRAIL[/red bold]"
-        console.print(f"  {taken.user} {did}: {mark}, {versions}, {taken.bytes:,} bytes in {taken.reads} reads")
+        console.print(f"  {taken.user} {did}: {mark}, {versions}, {taken.bytes:,} bytes in {taken.reads} read{'s' * (taken.reads != 1)}")
     console.print(Text(f"     {sweep.seconds:.0f} s after the last byte. Look at: {'; '.join(sweep.look)}", style="dim"))
 
 

@@ -4,8 +4,8 @@
     # {"model": "churn", "model_version": "3", "artifact": "model.pkl"}
 
 A request is read as MLflow reads it (`mlflow.server.handlers._get_request_message`): of a GET the query counts if there is one,
-of everything else the body, in which members have names_like_this or, as protobuf has it, namesLikeThis. Otherwise an innocent
-name in the query could stand in the log for the real one in the body.
+of everything else and of GraphQL the body, in which members have names_like_this or, as protobuf has it, namesLikeThis. Otherwise an
+innocent name in the query could stand in the log for the real one in the body.
 
 https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
@@ -87,7 +87,7 @@ def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, 
     members: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         members.setdefault(name, value)
-    if body and not (method in ("GET", "HEAD") and members):
+    if body and (route.startswith("graphql") or not (method in ("GET", "HEAD") and members)):
         members = _object(body)
     if route.startswith("graphql"):
         members = _variables(members)
@@ -95,6 +95,9 @@ def named(method: str, route: str, query: str, body: bytes | None) -> dict[str, 
     name = members.get("name")
     if route.startswith(_REGISTRY) and isinstance(name, str) and name:
         names["model"] = name
+        new = members.get("new_name")
+        if route == "mlflow/registered-models/rename" and isinstance(new, str) and new:
+            names["new_name"] = new
     if (logged := _LOGGED_ROUTE.match(route)) is not None:
         names["logged_model"] = logged["logged_model"]
     if (proxied := _PROXIED.match(route)) is not None:

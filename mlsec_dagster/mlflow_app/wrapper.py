@@ -37,6 +37,7 @@ _UNTOLD: Final = ("health", "version", "favicon.ico")
 _UNTOLD_BELOW: Final = "static-files/"
 # With these an answer's body would not pass here.
 _BYPASSES: Final = ("http.response.pathsend", "http.response.zerocopysend")
+_TOLD: Final = (b"user-agent", b"x-forwarded-for", b"x-mlflow-workspace")
 _PRINTABLE: Final = bytes(range(0x21, 0x7F)).decode()
 
 
@@ -143,6 +144,7 @@ class AuditedApp:
             port=port or None,
             forwarded=headers.get("x-forwarded-for"),
             user_agent=headers.get("user-agent"),
+            workspace=headers.get("x-mlflow-workspace"),
             **{name: text[:_TEXT] for name, text in names.items()},  # pyright: ignore[reportArgumentType]
             unread=unread,
             shortened=max(len(path), len(query)) > _TEXT,
@@ -247,10 +249,10 @@ def _bodyless(scope: Scope) -> bool:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """The two that are told; several of a name as one (RFC 9110, section 5.3)."""
+    """Those that are told; several of a name as one (RFC 9110, section 5.3)."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
-        if name in (b"user-agent", b"x-forwarded-for"):
+        if name in _TOLD:
             text = value.decode("latin-1")[:_TEXT]
             key = name.decode()
             found[key] = f"{found[key]}, {text}"[:_TEXT] if key in found else text

@@ -86,6 +86,70 @@ def test_what_was_done_is_told_in_our_words() -> None:
     assert (promoted.corrects, promoted.principal) == ("4711-EXAMPLE", "sagemaker.amazonaws.com")
 
 
+def test_the_owner_of_an_object_is_told_of_its_bucket_and_not_taken_for_who_was_told_of_the_access() -> None:
+    bucket = "arn:aws:s3:::amzn-s3-demo-bucket1"
+    record = json.loads(CLOUDTRAIL.lines[0]) | {
+        "recipientAccountId": "444455556666",
+        "resources": [
+            {"type": "AWS::S3::Object", "ARN": f"{bucket}/models/churn/model.pkl"},
+            {"accountId": "111122223333", "type": "AWS::S3::Bucket", "ARN": bucket},
+        ],
+    }
+    (event,) = cloudtrail.read(json.dumps([record]).encode())
+    assert isinstance(event, AuditEvent)
+    assert (event.account, event.resource, event.resource_type) == (
+        "111122223333",
+        f"{bucket}/models/churn/model.pkl",
+        "AWS::S3::Object",
+    )
+
+
+COPIES = {
+    "amzn-s3-demo-bucket1/models/churn/model.pkl": ("amzn-s3-demo-bucket1", "models/churn/model.pkl", None),
+    "/amzn-s3-demo-bucket1/models/a%20b%2Bc.pkl?versionId=3%2FL4": ("amzn-s3-demo-bucket1", "models/a b+c.pkl", "3/L4"),
+    "arn:aws:s3:us-west-2:111122223333:accesspoint/ap/object/models/x": (
+        "arn:aws:s3:us-west-2:111122223333:accesspoint/ap",
+        "models/x",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("source", COPIES)
+@pytest.mark.parametrize("broken", [b"", b',{"eventVersion":1}', b",7"], ids=["alone", "beside no event", "beside no record"])
+def test_a_copy_is_a_read_of_what_is_copied(source: str, broken: bytes) -> None:
+    record = json.loads(CLOUDTRAIL.lines[0]) | {
+        "eventName": "CopyObject",
+        "requestParameters": {"bucketName": "elsewhere", "key": "stolen.pkl", "x-amz-copy-source": source},
+    }
+    lines = [CLOUDTRAIL.lines[1], json.dumps(record).encode(), CLOUDTRAIL.lines[0]]
+    rows = [*cloudtrail.read(b"[" + b",".join(lines) + broken + b"]")]
+    before, written, read, after = (row for row in rows if isinstance(row, AuditEvent))
+    assert len(rows) == (5 if broken else 4)
+    assert (written.action, written.container, written.object, written.id) == ("create", "elsewhere", "stolen.pkl", record["eventID"])
+    assert (read.action, read.container, read.object, read.object_version) == ("read", *COPIES[source])
+    assert (read.principal, read.time, read.operation, read.plane) == (written.principal, written.time, "CopyObject", "data")
+    assert (read.id, read.correlation, read.bytes_out) == (f"{record['eventID']}|source", record["eventID"], None)
+    assert [before, after] == [*cloudtrail.read(b"[" + lines[0] + b"," + lines[2] + b"]")]
+
+
+def test_sagemaker_names_what_is_deployed_and_whose_notebook_an_address_opens() -> None:
+    told = {
+        "CreateEndpointConfig": ({"endpointConfigName": "prod-7", "productionVariants": [{"modelName": "churn-7"}]}, "prod-7", "churn-7"),
+        "CreatePresignedDomainUrl": ({"domainId": "d-1", "userProfileName": "alice"}, "alice", None),
+        "CreateTransformJob": ({"transformJobName": "scores", "modelName": "churn-7"}, "scores", "churn-7"),
+    }
+    for operation, (parameters, target, model) in told.items():
+        record = json.loads(CLOUDTRAIL.lines[1]) | {"eventName": operation, "requestParameters": parameters}
+        (event,) = cloudtrail.read(json.dumps([record]).encode())
+        assert isinstance(event, AuditEvent)
+        assert (event.object, event.model, event.action) == (target, model, "create")
+    odd = json.loads(CLOUDTRAIL.lines[1]) | {"eventName": "CreateEndpointConfig", "requestParameters": {"productionVariants": [[7]]}}
+    (event,) = cloudtrail.read(json.dumps([odd]).encode())
+    assert isinstance(event, AuditEvent)
+    assert event.model is None
+
+
 def test_members_that_other_services_use_differently_are_let_go_and_unknown_ones_too() -> None:
     record = json.loads(CLOUDTRAIL.lines[0])
     odd = {

@@ -49,6 +49,35 @@ def test_blob_storage_tells_who_read_how_many_bytes_and_not_with_what_signature(
     assert "sig=REDACTED&se=2019" in event.request
 
 
+def test_a_version_of_a_blob_that_is_asked_for_is_told() -> None:
+    for query, expected in {
+        "?versionid=2026-01-02T03%3A04%3A05.6789012Z&sig=x": "2026-01-02T03:04:05.6789012Z",
+        "?snapshot=2025-01-02T03:04:05.6789012Z": "2025-01-02T03:04:05.6789012Z",
+        "?comp=block&blockid=versionid": None,
+    }.items():
+        record = json.loads(AZURE.lines[0])
+        record["uri"] = record["uri"].partition("?")[0] + query
+        assert only(AZURE, json.dumps(record).encode()).object_version == expected
+
+
+def test_a_copy_within_blob_storage_is_a_read_of_what_is_copied() -> None:
+    told = {"CopyBlob": "create", "CopyBlobSource": "read", "CopyBlobDestination": "create"}
+    records = [json.loads(AZURE.lines[0]) | {"operationName": operation} for operation in told]
+    events = [only(AZURE, json.dumps(record).encode()) for record in records]
+    assert [(event.action, event.plane) for event in events] == [(action, "data") for action in told.values()]
+    assert len({event.id for event in events}) == 3
+
+
+def test_a_wrapped_log_of_a_cluster_is_nobodys_read() -> None:
+    record = json.loads(AZURE.lines[1]) | {
+        "category": "kube-audit",
+        "operationName": "Microsoft.ContainerService/managedClusters/diagnosticLogs/Read",
+        "properties": {"log": KUBERNETES.lines[0].decode(), "pod": "kube-apiserver-1"},
+    }
+    event = only(AZURE, json.dumps(record).encode())
+    assert (event.action, event.plane) == ("other", "control")
+
+
 def test_blob_records_without_an_object_key_are_placed_by_their_uri() -> None:
     record = json.loads(AZURE.lines[0])
     del record["properties"]["objectKey"]
@@ -99,6 +128,43 @@ def test_a_quote_within_a_user_agent_does_not_shift_the_fields() -> None:
         assert isinstance(row, (AuditEvent, Quarantined))
 
 
+def test_operations_of_s3_are_told_by_what_they_do() -> None:
+    told = {
+        b"REST.SELECT.OBJECT": ("read", "data"),
+        b"REST.COPY.OBJECT_GET": ("read", "data"),
+        b"REST.COPY.OBJECT": ("create", "data"),
+        b"REST.POST.MULTI_OBJECT_DELETE": ("delete", "control"),
+        b"BATCH.DELETE.OBJECT": ("delete", "data"),
+        b"REST.GET.BUCKET": ("list", "control"),
+    }
+    for operation, expected in told.items():
+        event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"REST.PUT.OBJECT", operation))
+        assert (event.action, event.plane) == expected, operation
+
+
+def test_calls_of_a_model_in_vertex_ai_are_told_however_they_stream() -> None:
+    told = {
+        "PredictionService.StreamGenerateContent": "invoke",
+        "PredictionService.ServerStreamingPredict": "invoke",
+        "PredictionService.StreamRawPredict": "invoke",
+        "PredictionService.Predict": "invoke",
+        "FeaturestoreOnlineServingService.StreamingReadFeatureValues": "read",
+    }
+    for method, action in told.items():
+        entry = json.loads(GCP.lines[0])
+        entry["protoPayload"]["methodName"] = f"google.cloud.aiplatform.v1.{method}"
+        event = only(GCP, json.dumps(entry).encode())
+        assert (event.action, event.plane) == (action, "data"), method
+
+
+def test_a_quote_within_a_uri_hides_no_access() -> None:
+    plain = only(S3_ACCESS, S3_ACCESS.lines[1])
+    for uri in (b'models/s3%20dg.pdf?x="', b'models/s3%20dg.pdf?x="y"', b'"'):
+        event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"bucket1/models/s3%20dg.pdf HTTP", b"bucket1/" + uri + b" HTTP"))
+        assert event.request == f"PUT /amzn-s3-demo-bucket1/{uri.decode()} HTTP/1.1"
+        assert (event.object, event.status, event.user_agent, event.bytes_in) == (plain.object, "200", plain.user_agent, plain.bytes_in)
+
+
 def test_a_name_that_is_no_utf8_is_kept_as_it_stands() -> None:
     event = only(S3_ACCESS, S3_ACCESS.lines[1].replace(b"models/s3%20dg.pdf ", b"m%FF%20x "))
     assert event.object == "m%FF%20x"
@@ -109,7 +175,25 @@ def test_google_tells_object_model_and_who_is_behind_a_service_account() -> None
     assert (got.action, got.plane, got.container, got.object) == ("read", "data", "my-bucket", "models/churn/model.pkl")
     assert got.logged is not None
     assert got.logged > got.time
+    assert (exported.action, exported.plane) == ("read", "data")
     assert (exported.model, exported.model_version, exported.outcome, exported.invoked_by) == ("456", "2", "denied", "user@example.com")
+
+
+def test_a_copy_in_vertex_ai_names_the_model_that_is_copied() -> None:
+    entry = json.loads(GCP.lines[1])
+    entry["protoPayload"] |= {
+        "methodName": "google.cloud.aiplatform.v1.ModelService.CopyModel",
+        "resourceName": "projects/123/locations/europe-west4",
+    }
+    for asked, model in {
+        '{"parent": "projects/123/locations/europe-west4", "sourceModel": "projects/123/locations/us-central1/models/456"}': "456",
+        '{"sourceModel": 7}': None,
+        "[7]": None,
+        "null": None,
+    }.items():
+        entry["protoPayload"]["request"] = json.loads(asked)
+        event = only(GCP, json.dumps(entry).encode())
+        assert (event.action, event.plane, event.model) == ("create", "data", model)
 
 
 def test_only_the_end_of_a_request_is_an_access_and_only_the_last_address_is_believed() -> None:
@@ -125,6 +209,21 @@ def test_only_the_end_of_a_request_is_an_access_and_only_the_last_address_is_bel
 def test_a_webhooks_list_gives_each_event() -> None:
     batch = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[' + b",".join(KUBERNETES.lines) + b"]}"
     assert [*KUBERNETES.read(batch)] == [*KUBERNETES.read(KUBERNETES.data())]
+
+
+def test_a_bad_record_of_a_batch_costs_nobody_but_itself() -> None:
+    for log, head in ((KUBERNETES, b'{"kind":"EventList","items":['), (AZURE, b'{ "records" : [')):
+        for bad in (log.lines[0][:-1] + b',"time":1,"stage":1}', b"7"):
+            batch = head + log.lines[0] + b", " + bad + b", " + log.lines[1] + b"]}"
+            first, refused, last = log.read(b"\n" + batch)
+            assert [first, last] == [*log.read(log.lines[0] + b"\n" + log.lines[1])]
+            assert isinstance(refused, Quarantined)
+            assert (refused.offset, refused.size, refused.rest) == (1 + batch.index(bad, len(head) + len(log.lines[0])), len(bad), False)
+
+
+def test_a_batch_that_ends_in_the_middle_is_kept_whole() -> None:
+    (row,) = KUBERNETES.read(b'{"kind":"EventList","items":[' + KUBERNETES.lines[0])
+    assert isinstance(row, Quarantined)
 
 
 def test_weights_and_biases_tells_artifact_version_and_digest() -> None:
@@ -181,6 +280,8 @@ def test_an_mlflow_promotion_tells_both_the_version_and_what_it_became() -> None
     assert (stage.action, stage.model_version, stage.resource) == ("promote", "3", "models:/churn/Production")
     asked = mlflow_event("GET", "/api/2.0/mlflow/registered-models/alias", model="churn", alias="champion")
     assert asked.model_version == "champion"
+    renamed = mlflow_event("POST", "/api/2.0/mlflow/registered-models/rename", model="toy", new_name="churn")
+    assert (renamed.action, renamed.model, renamed.resource) == ("update", "toy", "models:/churn")
 
 
 def test_whom_mlflow_denied_is_named_but_is_no_principal() -> None:
@@ -197,7 +298,10 @@ def test_a_logged_model_of_mlflow_is_a_place_like_a_run() -> None:
 
 def test_mlflow_endpoints_are_told_by_what_they_do() -> None:
     told = {
-        ("GET", "/api/2.0/mlflow-artifacts/artifacts"): ("read", "data"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts"): ("list", "control"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("read", "data"),
+        ("GET", "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/directories"): ("list", "control"),
+        ("GET", "/ajax-api/2.0/mlflow/artifacts/list"): ("list", "control"),
         ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("write", "data"),
         ("DELETE", "/api/2.0/mlflow-artifacts/artifacts/1/a/artifacts/m"): ("delete", "data"),
         ("POST", "/api/2.0/mlflow-artifacts/mpu/create/1/a"): ("write", "data"),

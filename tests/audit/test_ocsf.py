@@ -58,7 +58,7 @@ def test_each_logs_records_are_valid_ocsf_and_come_back(log: Log) -> None:
         record = to_ocsf(event)
         assert problems(record) == []
         assert from_ocsf(record) == event
-        assert record["class_uid"] == (DATASTORE_ACTIVITY if event.plane == "data" else API_ACTIVITY)
+        assert record["class_uid"] == (DATASTORE_ACTIVITY if event.plane == "data" and event.container else API_ACTIVITY)
         assert ("ai_operation" in record["metadata"]["profiles"]) == (event.model is not None)
 
 

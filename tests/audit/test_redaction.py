@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlsec_dagster.audit.events import AuditEvent
+from mlsec_dagster.audit.events import AuditEvent, Quarantined
 from mlsec_dagster.audit.redaction import _STEPS, REDACTED, redact
 from mlsec_dagster.audit.sources import cloudtrail
 from tests.audit.documented import CLOUDTRAIL, LOGS, Log, lines_of
@@ -46,6 +46,19 @@ CARRIERS = [
     "SharedAccessSignature=sv=1&sig={}",
     "client_secret={}&grant_type=client_credentials",
     "access_token={}",
+    '{{"token":["{}"]}}',
+    '{{"x-api-key": [ "other", "{}" ]}}',
+    '{{"set-cookie":["a=1; b=2","c={}"]}}',
+    "%7B%22token%22%3A%5B%22a%22%2C%22{}%22%5D%7D",
+    "https://acct.blob.core.windows.net/c/m.pkl?sv=1&%73ig={}&se=2",
+    "https://b.s3.amazonaws.com/k?X%2DAmz%2DSi%67nature={}&x=1",
+    "GET /c?url=x%3Fa%3D1%26s%69g%3D{}%26se%3D2 HTTP/1.1",
+    "/c?url=x%25253Fa%25253D1%252526sig%25253D{}%252526se",
+    "%257B%2522sig%2522%253A%2522{}%2522%257D",
+    '"{{\\u0022sig\\u0022:\\u0022{}\\u0022}}"',
+    '"{{\\"uri\\":\\"https://x?sv=1\\\\u0026sig\\\\u003d{}\\\\u0026se=2\\"}}"',
+    "/api?source=https%3A%2F%2Fuser%3A{}%40host%2Fx",
+    "x-amz-server-side-encryption-customer-key: {}",
     "-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----",
     "see eyJhbGciOiJIUzI1NiJ9.{}.abc there",
     "ghp_abcdefghijklmnopqrst{}",
@@ -70,8 +83,10 @@ def test_no_carrier_lets_a_secret_through(secret: str, around: tuple[str, str], 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_each_carrier_is_redacted_whatever_its_case_and_its_base64(carrier: str) -> None:
-    plain = () if "://user" in carrier else ("QX0ZJ981/QX+ZJ98=",)  # Within a URL a slash has to be escaped.
-    for secret in (*plain, "QX0ZJ981%2FQX%2BZJ98%3D", "QX0ZJ981_QX-ZJ98"):
+    # Within a URL a slash has to be escaped, and within an escaped one once more.
+    plain = () if "://user" in carrier or "2Fuser" in carrier else ("QX0ZJ981/QX+ZJ98=",)
+    escaped = "QX0ZJ981%252FQX%252BZJ98%253D" if "2Fuser" in carrier else "QX0ZJ981%2FQX%2BZJ98%3D"
+    for secret in (*plain, escaped, "QX0ZJ981_QX-ZJ98"):
         assert not leaked("QX0ZJ981", redact(carrier.format(secret))), redact(carrier.format(secret))
     if "PRIVATE" not in carrier and "_abc" not in carrier and "eyJ" not in carrier:
         assert not leaked("QX0ZJ981QX0ZJ981", redact(carrier.format("QX0ZJ981QX0ZJ981").swapcase().replace("qx0zj", "QX0ZJ")))
@@ -79,7 +94,10 @@ def test_each_carrier_is_redacted_whatever_its_case_and_its_base64(carrier: str)
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.text(max_size=60) | st.lists(st.sampled_from([*CARRIERS, "sig=", "token:", '"', "\\", "&", " ", "Bearer ", "=", "x"])).map("".join)
+    st.text(max_size=60)
+    | st.lists(
+        st.sampled_from([*CARRIERS, "sig=", "token:", '"', "\\", "&", " ", "Bearer ", "=", "x", "%5B", "%5D", "[", "]", "%22", "%73ig"])
+    ).map("".join)
 )
 @example('token="a\\')
 @example("authorization: bearer token=a")
@@ -123,6 +141,9 @@ def test_names_of_objects_are_left_alone(text: str) -> None:
         "models/signature/token/secret.pkl",
         "SignatureVersion=SigV4",
         "alice@example.com",
+        "lake/customer_key=42/part%205B.parquet",
+        "https%3A%2F%2Fhost%3A8080%2Fa%40b",
+        "?list=%5B%22a%22%5D&tokens=[1]",
     ],
 )
 def test_identifiers_are_no_secrets(text: str) -> None:
@@ -130,7 +151,30 @@ def test_identifiers_are_no_secrets(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "=", "a=", "token=", "token: ", "://a:", "bearer ", "bearer+", '\\"', '"', "eyJ", "%26sig", "-----BEGIN ", " ", "a\\"]
+    "unit",
+    [
+        "a",
+        "=",
+        "a=",
+        "token=",
+        "token: ",
+        "://a:",
+        "bearer ",
+        "bearer+",
+        '\\"',
+        '"',
+        "eyJ",
+        "%26sig",
+        "-----BEGIN ",
+        " ",
+        "a\\",
+        "%25",
+        "%73",
+        'token:["',
+        "%5B",
+        "%3A%2F%2Fa%3A",
+        "\\u0022",
+    ],
 )
 def test_a_hostile_text_takes_no_more_than_its_length(unit: str) -> None:
     text = "sig= " + unit * (200_000 // len(unit))
@@ -171,3 +215,13 @@ def test_a_quarantined_record_keeps_no_secret_either() -> None:
     (row,) = cloudtrail.read(b"[" + broken + b"]")
     assert not leaked("QX0ZJ981QX0ZJ981", msgspec.json.encode(row).decode())
     assert "GetObject" in msgspec.json.encode(row).decode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_quarantined_text_in_another_encoding_keeps_no_secret(encoding: str) -> None:
+    log = next(log for log in LOGS if log.source == "mlflow.audit")
+    rows = [*log.read('{"user":"ann@example.com"}\n{"path":"/x?sig=QX0ZJ981QX0ZJ981"}\n{"token":"QX0ZJ981QX0ZJ981"}\n'.encode(encoding))]
+    assert isinstance(rows[0], Quarantined)
+    assert "ann@example.com" in rows[0].raw  # So that she is found there, and has a pseudonym.
+    for row in rows:
+        assert not leaked("QX0ZJ981", msgspec.json.encode(row).decode().replace("\\u0000", ""))

@@ -246,3 +246,13 @@ def test_a_deletion_vector_hides_no_row_and_is_told(kept: TrailPlace, removed: b
     assert mlsec("trail", "--json").stdout == before
     assert {kind for kind, _ in problems(kept)} == {"edited"}
     assert verify(kept).exit_code == 1
+
+
+def test_columns_that_the_tables_log_hides_from_other_readers_are_told(kept: TrailPlace) -> None:
+    first = (kept.root / "_delta_log" / f"{0:020}.json").read_text().splitlines()
+    (metadata,) = [json.loads(text)["metaData"] for text in first if "metaData" in text]
+    schema = json.loads(metadata["schemaString"])
+    schema["fields"] = [field for field in schema["fields"] if field["name"] != "principal"]
+    kept.forge({"metaData": {**metadata, "schemaString": json.dumps(schema)}})
+    assert problems(kept) == [("edited", None)]
+    assert verify(kept).exit_code == 1

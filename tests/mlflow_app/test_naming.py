@@ -21,6 +21,7 @@ BODIES = {
     ("POST", "mlflow/model-versions/set-tag"): ({"name": "churn", "version": "3", "key": "k"}, {"model": "churn", "model_version": "3"}),
     ("DELETE", "mlflow/registered-models/delete"): ({"name": "churn"}, {"model": "churn"}),
     ("PATCH", "mlflow/model-versions/update"): ({"name": "churn", "version": "3"}, {"model": "churn", "model_version": "3"}),
+    ("POST", "mlflow/registered-models/rename"): ({"name": "toy", "newName": "churn"}, {"model": "toy", "new_name": "churn"}),
     ("POST", "mlflow/experiments/create"): ({"name": "not a model"}, {}),
     ("POST", "mlflow/runs/set-tag"): ({"run_id": "0a1b", "key": "k"}, {"run": "0a1b"}),
     ("POST", "mlflow/runs/search"): ({"experiment_ids": ["1", "2"]}, {"experiment": "1,2"}),
@@ -67,6 +68,12 @@ def test_an_innocent_name_does_not_stand_for_the_real_one(method: str, camel: bo
     body = (json.dumps(text) if twice else text).encode()
     query = "" if method == "GET" else "name=innocent&run_id=ffff"  # Of a GET with a query, MLflow itself takes the query.
     assert named(method, "mlflow/model-versions/update", query, body) == {"model": "secret", "run": "0a1b"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_of_graphql_the_body_counts_whatever_the_query_says(method: str) -> None:
+    body = json.dumps({"query": "…", "variables": {"data": {"runId": "0a1b"}}}).encode()
+    assert named(method, "graphql", "variables=innocent&run_id=ffff", body) == {"run": "0a1b"}
 
 
 @given(st.integers(0, 4))

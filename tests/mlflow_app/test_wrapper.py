@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlsec_dagster.audit.artifact_map import ArtifactMap
+from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.events import AuditEvent
+from mlsec_dagster.audit.knowledge import Knowledge
 from mlsec_dagster.audit.sources.mlflow import Record
 from mlsec_dagster.mlflow_app.access import CURRENT, Message
 from mlsec_dagster.mlflow_app.lines import line
@@ -195,6 +198,21 @@ def test_a_static_prefix_hides_nothing(tmp_path: Path) -> None:
     (event,) = rows(tmp_path / "log")
     assert isinstance(event, AuditEvent)
     assert (event.action, event.plane, event.container, event.object) == ("read", "data", "7/0a1b", "model/model.pkl")
+
+
+@pytest.mark.parametrize("what", ["presigned", "artifacts"])
+def test_a_path_within_a_workspace_is_told_with_the_workspace_and_leads_to_its_run(tmp_path: Path, what: str) -> None:
+    asked = scope(
+        path=f"/api/2.0/mlflow-artifacts/{what}/workspaces/team/7/0a1b/artifacts/model/model.pkl",
+        headers=[(b"x-mlflow-workspace", b"team")],
+    )
+    serve(answering(b"x"), log_in(tmp_path / "log"), asked, Client())
+    (event,) = rows(tmp_path / "log")
+    assert isinstance(event, AuditEvent)
+    assert event.account == "team"
+    known = Knowledge(locations=(("runs:/0a1b/model", Artifact("model", model="churn", version="3", by="registry")),))
+    resolved = ArtifactMap(knowledge=[known]).artifact(event)
+    assert (resolved.model, resolved.version) == ("churn", "3")
 
 
 TEXTS = st.text(st.characters(), max_size=200)

@@ -6,8 +6,9 @@ looked at one by one, so that a broken one costs nobody but itself.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -29,6 +30,7 @@ _BLANK: Final = re.compile(rb"[, \t\r\n]*+")
 _HEAD_BYTES: Final = 4096
 _TAIL: Final = 64 << 10
 _ATTEMPTS: Final = 8
+_OPERATION: Final = attrgetter("operation")
 _SYNTAX: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -40,24 +42,44 @@ class Format(Generic[Record]):
         record: Struct of one record, as strict as can be.
         event: Makes an event of it; may raise what is `UNREADABLE`.
         lenient: Struct to try where a record is no `record`; for logs whose members change their type with the service.
+        whole: Struct with members that only records of a few operations need, which would cost all the others time.
+        operations: Those operations.
+        further: Makes a second event of a `whole` record that tells of two accesses, and None of all others.
     """
 
     def __init__(
-        self, source: Source, record: type[Record], event: Callable[[Record], AuditEvent], lenient: type[Any] | None = None
+        self,
+        source: Source,
+        record: type[Record],
+        event: Callable[[Record], AuditEvent],
+        lenient: type[Any] | None = None,
+        *,
+        whole: type[Record] | None = None,
+        operations: frozenset[str] = frozenset(),
+        further: Callable[[Record, AuditEvent], AuditEvent | None] | None = None,
     ) -> None:
         self.source: Source = source
         self.event = event
         self.batch = msgspec.json.Decoder(list[record])
-        self.one = msgspec.json.Decoder(record)
+        self.whole_batch = self.batch if whole is None else msgspec.json.Decoder(list[whole])
+        self.one = msgspec.json.Decoder(record if whole is None else whole)
         self.lenient = msgspec.json.Decoder(lenient) if lenient is not None else self.one
+        self.operations = operations
+        self.further = further
 
-    def parse(self, raw: bytes) -> AuditEvent:
-        """One record."""
+    def parse(self, raw: bytes) -> list[AuditEvent]:
+        """The events of one record."""
         try:
             record = self.one.decode(raw)
         except msgspec.ValidationError:
             record = self.lenient.decode(raw)
-        return self.event(record)
+        return self.events(record)
+
+    def events(self, record: Record) -> list[AuditEvent]:
+        """The events of one record that was decoded."""
+        first = self.event(record)
+        second = self.further(record, first) if self.further is not None else None
+        return [first] if second is None else [first, second]
 
 
 def read_array(data: bytes | Iterable[bytes], form: Format[Record], limits: Limits, content: ContentHash | None = None) -> Iterator[Row]:
@@ -157,14 +179,18 @@ def _whole(part: bytes) -> bool:
 
 
 def _records(part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits) -> Iterable[Row]:
+    array = b"[" + part + b"]"
     try:
-        records = form.batch.decode(b"[" + part + b"]")
+        records = form.batch.decode(array)
     except UNREADABLE:
-        return (_row(part[start:end], offset + start, form, limits) for start, end in _bounds(part, alike))
+        return chain.from_iterable(_rows(part[start:end], offset + start, form, limits) for start, end in _bounds(part, alike))
     try:
-        return [*map(form.event, records)]
+        events = [*map(form.event, records)]
+        if form.operations.isdisjoint(map(_OPERATION, events)):
+            return events
+        return [*chain.from_iterable(map(form.events, form.whole_batch.decode(array)))]
     except UNREADABLE:
-        return _one_by_one(records, part, offset, form, alike, limits)
+        return _one_by_one(form.whole_batch.decode(array), part, offset, form, alike, limits)
 
 
 def _one_by_one(
@@ -174,11 +200,13 @@ def _one_by_one(
     bounds: list[tuple[int, int]] | None = None
     for index, record in enumerate(records):
         try:
-            yield form.event(record)
+            events = form.events(record)
         except UNREADABLE as error:
             bounds = bounds or _bounds(part, alike)
             start, end = bounds[index]
             yield quarantine(form.source, part[start:end], f"The record is no event: {error}.", offset + start, limits)
+        else:
+            yield from events
 
 
 def _overlong(window: _Window, pieces: Iterator[bytes], source: Source, limits: Limits) -> Iterator[Row]:
@@ -204,11 +232,11 @@ def _overlong(window: _Window, pieces: Iterator[bytes], source: Source, limits: 
         raise failed
 
 
-def _row(raw: bytes, offset: int, form: Format[Record], limits: Limits) -> Row:
+def _rows(raw: bytes, offset: int, form: Format[Record], limits: Limits) -> Sequence[Row]:
     try:
         return form.parse(raw)
     except UNREADABLE as error:
-        return quarantine(form.source, raw, f"The record is no event: {error}.", offset, limits)
+        return [quarantine(form.source, raw, f"The record is no event: {error}.", offset, limits)]
 
 
 def _bounds(part: bytes, alike: re.Pattern[bytes]) -> list[tuple[int, int]]:

@@ -8,10 +8,11 @@ https://learn.microsoft.com/azure/azure-monitor/reference/tables/amlmodelsevent
 https://learn.microsoft.com/azure/azure-monitor/reference/tables/amlregistryreadeventslog
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -25,7 +26,7 @@ from mlsec_dagster.audit.times import microseconds
 
 def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[AuditEvent | Quarantined]:
     """One row for each record of a log; see `mlsec_dagster.audit.sources`."""
-    return read_lines(data, "azure.monitor", _parse, limits)
+    return read_lines(data, "azure.monitor", _parse, limits, split=_records)
 
 
 class _Requester(msgspec.Struct, rename="camel"):
@@ -71,6 +72,7 @@ class _Envelope(msgspec.Struct):
     records: list[msgspec.Raw]
 
 
+_WRAPPED: Final = re.compile(rb"\s*\{\s*\"records\"\s*:")
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _RECORD: Final = msgspec.json.Decoder(_Record)
 _IDENTITY: Final = msgspec.json.Decoder(_Identity | None)
@@ -78,19 +80,13 @@ _BLOB: Final = msgspec.json.Decoder(_Blob | None)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def _parse(line: bytes) -> Iterator[AuditEvent]:
-    if line.lstrip().startswith(b'{"records"'):
-        for raw in _ENVELOPE.decode(line).records:
-            yield _one(bytes(raw))
-    else:
-        yield _one(line)
+def _records(line: bytes) -> list[msgspec.Raw] | None:
+    return _ENVELOPE.decode(line).records if _WRAPPED.match(line) is not None else None
 
 
-def _one(raw: bytes) -> AuditEvent:
+def _parse(raw: bytes) -> list[AuditEvent]:
     record = _RECORD.decode(raw)
-    if record.category.startswith("Storage"):
-        return _stored(record, raw)
-    return _learned(record, raw)
+    return [_stored(record, raw) if record.category.startswith("Storage") else _learned(record, raw)]
 
 
 def _id(record: _Record, raw: bytes, *more: str | None) -> str:
@@ -135,6 +131,7 @@ def _stored(record: _Record, raw: bytes) -> AuditEvent:
         region=record.location,
         container="/".join(filter(None, (account, container))) or None,
         object=name,
+        object_version=_version(record.uri),
         resource=record.resource_id,
         resource_type=record.category or None,
         bytes_out=blob.response_body_size,
@@ -151,6 +148,19 @@ def _place(blob: _Blob, uri: str | None) -> tuple[str | None, str | None, str | 
         return blob.account_name, None, None
     container, _, name = unquote(urlsplit(uri).path).removeprefix("/").partition("/")
     return blob.account_name or urlsplit(uri).netloc.partition(".")[0] or None, container or None, name or None
+
+
+def _version(uri: str | None) -> str | None:
+    """The version or the snapshot of a blob that a URI asks for; None is the current one.
+
+    https://learn.microsoft.com/rest/api/storageservices/get-blob#uri-parameters
+    """
+    query = (uri or "").partition("?")[2]
+    small = query.lower()
+    if "versionid=" not in small and "snapshot=" not in small:
+        return None
+    asked = {name.lower(): value for name, value in parse_qsl(query)}
+    return asked.get("versionid") or asked.get("snapshot")
 
 
 def _learned(record: _Record, raw: bytes) -> AuditEvent:
@@ -231,6 +241,7 @@ def _result(kind: str | None, signature: str | None) -> Outcome:
 
 
 _WORDS: Final[tuple[tuple[str, Action], ...]] = (
+    ("copyblobsource", "read"),  # A copy is logged as three operations: CopyBlob, and one for each of its blobs.
     ("list", "list"),
     ("query", "read"),
     ("delete", "delete"),
@@ -278,6 +289,8 @@ _NAMES_ONLY: Final = (
 def _action(operation: str, category: str) -> tuple[Action, Plane]:
     """Of "GetBlob", or of the last word of ".../models/read/action"."""
     data = operation.startswith(_DATA) and operation not in _NAMES_ONLY
+    if operation.lower().endswith("/diagnosticlogs/read"):  # What a cluster has logged is within; the operation is the logging.
+        return "other", "control"
     verb = operation.lower().removesuffix("/action").rpartition("/")[2]
     plane: Plane = "data" if data or category.startswith("RegistryAssetRead") else "control"
     for word, action in _WORDS:

@@ -1,11 +1,14 @@
 """AWS CloudTrail: log files as a trail delivers them, `{"Records": […]}`, or a bare list of records.
 
+A copy within S3 is one record and two accesses: what was written, and what was read. The id of the read has "|source" behind it.
+
 https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html
 """
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -88,6 +91,17 @@ class _Parameters(msgspec.Struct, gc=False, rename="camel"):
     role_arn: Any = None
 
 
+class _MoreParameters(_Parameters, gc=False, rename="camel"):
+    """And names that only `_SELDOM` have."""
+
+    endpoint_config_name: Any = None
+    transform_job_name: Any = None
+    domain_id: Any = None
+    user_profile_name: Any = None
+    production_variants: Any = None
+    copy_source: Any = msgspec.field(default=None, name="x-amz-copy-source")
+
+
 class _Additional(msgspec.Struct, gc=False):
     out: Any = msgspec.field(default=None, name="bytesTransferredOut")
     into: Any = msgspec.field(default=None, name="bytesTransferredIn")
@@ -111,6 +125,10 @@ class _Record(_Core, gc=False, rename="camel"):
     request_parameters: _Parameters | None = None
     additional_event_data: _Additional | None = None
     resources: list[_Resource] | None = None
+
+
+class _Whole(_Record, gc=False, rename="camel"):
+    request_parameters: _MoreParameters | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - it is read only
 
 
 _NO_IDENTITY: Final = _Identity()
@@ -141,6 +159,8 @@ def _event(record: _Record) -> AuditEvent:
         if resource.arn is None and len(record.resources) > 1:  # Of an object only the prefix of its ARN is told.
             resource = record.resources[1]
         account, arn, kind = resource.account, resource.arn, resource.type
+        if account is None and len(record.resources) > 1:  # An object's owner is told of its bucket.
+            account = record.resources[1].account
         # Of an object it repeats bucket and key, which are clean already.
         if key is None or named != key or arn != f"arn:aws:s3:::{container}/{key}":
             arn = clean_again(_text(arn))
@@ -190,6 +210,35 @@ def _event(record: _Record) -> AuditEvent:
     )
 
 
+def _copied(record: _Record, written: AuditEvent) -> AuditEvent | None:
+    """The read that a copy is for what it copies: "bucket/key", percent-encoded, a slash before it or not, perhaps with a version.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html#API_CopyObject_RequestSyntax
+    """
+    asked = record.request_parameters
+    source = _text(asked.copy_source) if isinstance(asked, _MoreParameters) else None
+    if not source or written.service not in _STORAGE:
+        return None
+    path, _, query = source.partition("?")
+    if path.startswith("arn:"):  # Of an access point: "arn:aws:s3:region:account:accesspoint/name/object/key".
+        bucket, _, key = path.partition("/object/")
+    else:
+        bucket, _, key = path.removeprefix("/").partition("/")
+    return msgspec.structs.replace(
+        written,
+        id=f"{written.id}|source",
+        action="read",
+        correlation=written.correlation or written.id,
+        account=None,
+        container=clean_again(unquote(bucket)),
+        object=clean(unquote(key)) or None,
+        object_version=clean(dict(parse_qsl(query)).get("versionId")),
+        resource=None,
+        bytes_out=None,
+        bytes_in=None,
+    )
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -205,16 +254,26 @@ def _model(asked: _Parameters) -> tuple[str | None, str | None]:
     if named is not None:
         group, _, version = named.rpartition("model-package/")[2].partition("/")
         return clean(group), clean(version) or None
-    return clean(_text(asked.model_package_group_name) or _text(asked.model_name) or _text(asked.model_id)), None
+    named = _text(asked.model_package_group_name) or _text(asked.model_name) or _text(asked.model_id)
+    if named is None and isinstance(asked, _MoreParameters):
+        named = _text(_first(asked.production_variants).get("modelName"))  # Of a configuration of an endpoint: the model that is deployed.
+    return clean(named), None
+
+
+def _first(values: Any) -> dict[str, Any]:
+    value = cast("list[Any]", values)[0] if isinstance(values, list) and values else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _target(asked: _Parameters) -> str | None:
+    more = isinstance(asked, _MoreParameters)
     names = (
         asked.endpoint_name,
         asked.training_job_name,
         asked.processing_job_name,
         asked.notebook_instance_name,
         asked.feature_group_name,
+        *((asked.endpoint_config_name, asked.transform_job_name, asked.user_profile_name, asked.domain_id) if more else ()),
     )
     return clean(next((name for name in names if isinstance(name, str)), None))
 
@@ -280,4 +339,13 @@ def _action(name: str, read_only: bool | None, approved: bool) -> Action:
     return "read" if read_only else "other"
 
 
-_FORMAT: Final = Format("aws.cloudtrail", _Record, _event, lenient=_Lenient)
+_SELDOM: Final = frozenset(
+    {
+        *("CopyObject", "UploadPartCopy"),
+        *("CreateEndpointConfig", "DescribeEndpointConfig", "DeleteEndpointConfig"),
+        *("CreateTransformJob", "DescribeTransformJob", "StopTransformJob"),
+        *("CreatePresignedDomainUrl", "CreateUserProfile", "UpdateUserProfile", "DescribeUserProfile", "DeleteUserProfile"),
+        *("CreateDomain", "UpdateDomain", "DescribeDomain", "DeleteDomain"),
+    }
+)
+_FORMAT: Final = Format("aws.cloudtrail", _Record, _event, lenient=_Lenient, whole=_Whole, operations=_SELDOM, further=_copied)

@@ -39,6 +39,12 @@ class _Request(msgspec.Struct, rename="camel"):
     caller_supplied_user_agent: str | None = None
 
 
+class _Asked(msgspec.Struct, rename="camel"):
+    """Of the request's own message. Services use the same name for values of different types, so each may be anything."""
+
+    source_model: Any = None
+
+
 class _Status(msgspec.Struct):
     code: int = 0
     message: str | None = None
@@ -50,6 +56,7 @@ class _Payload(msgspec.Struct, rename="camel"):
     resource_name: str | None = None
     authentication_info: _Authentication | None = None
     request_metadata: _Request | None = None
+    request: msgspec.Raw = msgspec.Raw(b"null")
     status: _Status | None = None
 
 
@@ -74,6 +81,7 @@ class _Entry(msgspec.Struct, rename="camel"):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Entry)
+_ASKED: Final = msgspec.json.Decoder(_Asked)
 _OBJECT: Final = re.compile(r"projects/[^/]*/buckets/(?P<bucket>[^/]+)(?:/objects/(?P<object>.*))?\Z", re.DOTALL)
 _MODEL: Final = re.compile(r"/models/(?P<model>[^/@]+)(?:@(?P<version>[^/]+)|/versions/(?P<old>[^/]+))?\Z")
 
@@ -87,7 +95,7 @@ def _parse(line: bytes) -> list[AuditEvent]:
     status = payload.status or _Status()
     name = payload.resource_name or ""
     stored = _OBJECT.match(name)
-    model = _MODEL.search(name)
+    model = _MODEL.search(name) or _MODEL.search(_copied(payload))
     bucket = (stored["bucket"] if stored is not None else None) or resource.labels.get("bucket_name")
     address = asked.caller_ip
     return [
@@ -122,6 +130,17 @@ def _parse(line: bytes) -> list[AuditEvent]:
     ]
 
 
+def _copied(payload: _Payload) -> str:
+    """The model that a copy is made of: a copy itself is of a location, so that only its message names a model.
+
+    https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.models/copy
+    """
+    if not payload.method_name.endswith("CopyModel") or not bytes(payload.request).startswith(b"{"):
+        return ""
+    source = _ASKED.decode(payload.request).source_model
+    return source if isinstance(source, str) else ""
+
+
 def _delegate(who: _Authentication) -> str | None:
     """Who stands at the start of a chain of impersonated service accounts."""
     if not who.service_account_delegation_info:
@@ -140,9 +159,11 @@ def _outcome(code: int) -> Outcome:
 
 def _touches_data(log: str, method: str) -> bool:
     """Whether objects' contents or calls of a model are meant; reading configuration is logged as data access, too."""
+    if method.endswith(("ExportModel", "CopyModel")):  # Whatever log they are in, the files of a model go elsewhere.
+        return True
     if not log.endswith(("%2Fdata_access", "/data_access")):
         return False
-    return method.startswith("storage.objects.") or ".PredictionService." in method or method.endswith(("ExportModel", "ReadFeatureValues"))
+    return method.startswith("storage.objects.") or ".PredictionService." in method or method.endswith("ReadFeatureValues")
 
 
 _WORDS: Final[tuple[tuple[str, Action], ...]] = (
@@ -176,7 +197,9 @@ _WORDS: Final[tuple[tuple[str, Action], ...]] = (
 @lru_cache(maxsize=1024)
 def _action(method: str) -> Action:
     """Of the last word of a method: "storage.objects.get", "google.cloud.aiplatform.v1.ModelService.UploadModel"."""
-    verb = method.rpartition(".")[2].lower()
+    if ".PredictionService." in method:  # However it streams.
+        return "invoke"
+    verb = method.rpartition(".")[2].lower().removeprefix("streaming")
     for word, action in _WORDS:
         if verb.startswith(word):
             return action

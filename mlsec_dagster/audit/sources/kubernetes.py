@@ -20,7 +20,7 @@ from mlsec_dagster.audit.times import microseconds
 
 def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[AuditEvent | Quarantined]:
     """One row for each finished request of a log; see `mlsec_dagster.audit.sources`."""
-    return read_lines(data, "kubernetes.audit", _parse, limits)
+    return read_lines(data, "kubernetes.audit", _parse, limits, split=_items)
 
 
 class _User(msgspec.Struct):
@@ -60,7 +60,7 @@ class _Event(msgspec.Struct):
 
 
 class _List(msgspec.Struct):
-    items: list[_Event] = []
+    items: list[msgspec.Raw] = []
 
 
 class _Kind(msgspec.Struct):
@@ -89,13 +89,16 @@ _CONTENTS: Final = frozenset({"secrets", "configmaps"})
 _MODELS: Final = frozenset({"inferenceservices", "trainedmodels", "llminferenceservices", "servingruntimes"})
 
 
+def _items(line: bytes) -> list[msgspec.Raw] | None:
+    return _LIST.decode(line).items if _KIND.decode(line).kind == "EventList" else None
+
+
 def _parse(line: bytes) -> Iterator[AuditEvent]:
-    events = _LIST.decode(line).items if _KIND.decode(line).kind == "EventList" else [_EVENT.decode(line)]
-    for event in events:
-        if event.stage in _LAST_STAGES:
-            yield _one(event)
-        elif event.stage not in _EARLIER_STAGES:
-            raise ValueError(f"its stage {event.stage[:40]!r} is none of audit.k8s.io/v1")
+    event = _EVENT.decode(line)
+    if event.stage in _LAST_STAGES:
+        yield _one(event)
+    elif event.stage not in _EARLIER_STAGES:
+        raise ValueError(f"its stage {event.stage[:40]!r} is none of audit.k8s.io/v1")
 
 
 def _one(event: _Event) -> AuditEvent:

@@ -30,10 +30,22 @@ _TEXTS = tuple(
 )
 
 
+Parser = Callable[[bytes], Iterable[AuditEvent]]
+Splitter = Callable[[bytes], "list[msgspec.Raw] | None"]
+
+
 def read_lines(
-    data: bytes | Iterable[bytes], source: Source, parse: Callable[[bytes], Iterable[AuditEvent]], limits: Limits
+    data: bytes | Iterable[bytes], source: Source, parse: Parser, limits: Limits, *, split: Splitter | None = None
 ) -> Iterator[Row]:
-    """One or more rows for each line that is not empty; `parse` gets it without its end and may raise what is `UNREADABLE`."""
+    """One or more rows for each line that is not empty.
+
+    Args:
+        data: The log object.
+        source: The log.
+        parse: Gets a record, without the end of its line, and may raise what is `UNREADABLE`.
+        limits: For lines and decompression.
+        split: Gives the records of a line that holds several, as they are delivered in a batch, and None for one that is a record.
+    """
     tail = kept = b""
     offset = skipped = 0  # Of `tail` in the stream; bytes of an overlong line that were let go, all but `kept`.
     try:
@@ -44,7 +56,7 @@ def read_lines(
                     yield _overlong(source, kept, offset - skipped, limits, skipped + len(line))
                     skipped, kept = 0, b""
                 else:
-                    yield from _line(line, source, parse, offset, limits)
+                    yield from _line(line, source, parse, offset, limits, split)
                 offset += len(line) + 1
             if len(tail) > limits.record_bytes or (skipped and tail):
                 kept = kept or tail[: limits.kept_bytes]
@@ -58,10 +70,10 @@ def read_lines(
     if skipped:
         yield _overlong(source, kept, offset - skipped, limits, skipped)
     elif tail:
-        yield from _line(tail, source, parse, offset, limits)
+        yield from _line(tail, source, parse, offset, limits, split)
 
 
-def _line(line: bytes, source: Source, parse: Callable[[bytes], Iterable[AuditEvent]], offset: int, limits: Limits) -> Iterator[Row]:
+def _line(line: bytes, source: Source, parse: Parser, offset: int, limits: Limits, split: Splitter | None) -> Iterator[Row]:
     line = line.removesuffix(b"\r")
     if not line.strip():
         return
@@ -69,9 +81,25 @@ def _line(line: bytes, source: Source, parse: Callable[[bytes], Iterable[AuditEv
         yield _overlong(source, line, offset, limits, len(line))
         return
     try:
-        events = [*parse(line)]
+        records = split(line) if split is not None else None
     except UNREADABLE as error:
         yield quarantine(source, line, f"The line is no event: {error}.", offset, limits)
+        return
+    if records is None:
+        yield from _record(line, "line", source, parse, offset, limits)
+        return
+    at = 0
+    for raw in map(bytes, records):
+        at = line.index(raw, at)
+        yield from _record(raw, "record", source, parse, offset + at, limits)
+        at += len(raw)
+
+
+def _record(raw: bytes, word: str, source: Source, parse: Parser, offset: int, limits: Limits) -> Iterator[Row]:
+    try:
+        events = [*parse(raw)]
+    except UNREADABLE as error:
+        yield quarantine(source, raw, f"The {word} is no event: {error}.", offset, limits)
         return
     yield from map(_without_secrets, events)
 

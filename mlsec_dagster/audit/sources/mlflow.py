@@ -21,6 +21,7 @@ writes it, with the same `Record`.
 | `address`, `port` | text, integer, null | the peer of the connection; without a port, what a trusted proxy named |
 | `forwarded` | text, null | X-Forwarded-For, a claim |
 | `user_agent` | text, null | |
+| `workspace` | text, null | X-MLFLOW-WORKSPACE: the workspace that is asked for; null asks for the default one, or there are none |
 | `server` | text | host and process id |
 | `experiment`, `run` | text, null | what the request names, in path, query or body |
 | `logged_model` | text, null | the logged model ("m-…"), which MLflow 3 keeps beside runs |
@@ -28,6 +29,7 @@ writes it, with the same `Record`.
 | `model`, `model_version` | text, null | the registered model and its version |
 | `alias` | text, null | alias that is asked for, set or deleted |
 | `stage` | text, null | stage that is asked for, or target of a stage change |
+| `new_name` | text, null | what the registered model is to be called from now on |
 | `source` | text, null | what a new model version is made from |
 | `unread` | true | the body was too long or no JSON: what it names is not known |
 | `shortened` | true | texts were cut so that the line fits |
@@ -78,6 +80,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     port: int | None = None
     forwarded: str | None = None
     user_agent: str | None = None
+    workspace: str | None = None
     experiment: str | None = None
     run: str | None = None
     logged_model: str | None = None
@@ -86,6 +89,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     model_version: str | None = None
     alias: str | None = None
     stage: str | None = None
+    new_name: str | None = None
     source: str | None = None
     unread: bool = False
     shortened: bool = False
@@ -119,8 +123,13 @@ def _parse(line: bytes) -> list[AuditEvent]:
     if record.method is None or record.path is None:
         raise ValueError("it has no method or no path")
     # Decoded, as the server does: an escape within a path must not hide what was asked for.
-    endpoint = _endpoint(route(unquote(record.path), record.prefix))
-    action, plane = _action(record.method[:16], endpoint[:64])
+    asked = route(unquote(record.path), record.prefix)
+    endpoint = _endpoint(asked)
+    # Without a path it is the names of files that are told, as MLflow's own client asks for before each download.
+    named = asked.rstrip("/") if endpoint == "mlflow-artifacts/artifacts" else endpoint
+    action, plane = ("list", "control") if (record.method, named) in _LISTINGS else _action(record.method[:16], endpoint[:64])
+    # The name of a file alone is one below the root of all artifacts, also where only its address or its neighbours are asked for.
+    below_root = plane == "data" or endpoint.startswith("mlflow-artifacts/")
     request = record.path if record.query is None else f"{record.path}?{record.query}"
     within = record.run or (f"models/{record.logged_model}" if record.logged_model else None)
     return [
@@ -142,7 +151,8 @@ def _parse(line: bytes) -> list[AuditEvent]:
             user_agent=record.user_agent,
             request=request,
             request_id=record.id,
-            container="/".join(filter(None, (record.experiment, within))) or ("mlflow-artifacts" if plane == "data" else None),
+            account=record.workspace,
+            container="/".join(filter(None, (record.experiment, within))) or ("mlflow-artifacts" if below_root else None),
             object=record.artifact or record.source,
             resource=_uri(record),
             resource_type=endpoint.partition("/")[0],
@@ -155,7 +165,9 @@ def _parse(line: bytes) -> list[AuditEvent]:
 
 
 def _uri(record: Record) -> str | None:
-    """MLflow's own name of the alias or stage, which is one of a model that changes what it means."""
+    """MLflow's own name of the alias or stage, which is one of a model that changes what it means; and of a model that changes its name."""
+    if record.new_name:
+        return f"models:/{record.new_name}"
     if not record.model or not (record.alias or record.stage):
         return None
     return f"models:/{record.model}@{record.alias}" if record.alias else f"models:/{record.model}/{record.stage}"
@@ -170,6 +182,7 @@ def _endpoint(path: str) -> str:
 
 _LOGGED_MODEL: Final = re.compile(r"\Alogged-models/(?!search\Z)[^/]+")
 _PROMOTIONS: Final = frozenset({("POST", "registered-models/alias"), ("POST", "model-versions/transition-stage")})
+_LISTINGS: Final = frozenset({("GET", "mlflow-artifacts/artifacts"), ("GET", "logged-models/*/artifacts/directories")})
 _CONTENTS: Final = (
     *("mlflow-artifacts/", "get-artifact", "model-versions/get-artifact", "upload-artifact", "get-trace-artifact"),
     "logged-models/*/artifacts/files",

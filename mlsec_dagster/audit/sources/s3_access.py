@@ -26,8 +26,9 @@ def read(data: bytes | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> I
     return read_lines(data, "aws.s3_access", _parse, limits)
 
 
-# A quote within a user agent is not escaped, so a quoted field ends at a quote before a space or the end of the line.
-_FIELD: Final = re.compile(r'"(?P<quoted>.*?)"(?= |$)|\[(?P<time>[^\]]*)\]|(?P<bare>[^ ]+)')
+# A quote within a URI or a user agent is not escaped, so a quoted field ends at a quote before a space or the end of the line; and a
+# request's first line where it does.
+_FIELD: Final = re.compile(r'"(?P<quoted>[A-Z]+ [^ ]* HTTP/[\d.]+|.*?)"(?= |$)|\[(?P<time>[^\]]*)\]|(?P<bare>[^ ]+)')
 _NEEDED: Final = 17  # Owner to user agent; what follows came later, and more may come.
 
 
@@ -85,7 +86,7 @@ def _key(encoded: str | None) -> str | None:
         return encoded
 
 
-_METHODS: Final[dict[str, Action]] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST": "write", "DELETE": "delete", "COPY": "create"}
+_METHODS: Final[dict[str, Action]] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST": "write", "SELECT": "read", "COPY": "create"}
 
 
 @lru_cache(maxsize=1024)
@@ -98,6 +99,6 @@ def _action(operation: str) -> tuple[Action, Plane]:
         return "read", plane
     if method == "GET" and kind in {"BUCKET", "BUCKETVERSIONS", "UPLOADS", "SERVICE"}:
         return "list", "control"
-    if method in {"EXPIRE", "DELETE"}:
+    if method in {"EXPIRE", "DELETE"} or kind == "MULTI_OBJECT_DELETE":
         return "delete", plane
     return _METHODS.get(method, "other"), plane

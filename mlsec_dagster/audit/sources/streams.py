@@ -143,8 +143,15 @@ def digest(data: bytes) -> str:
 def quarantine(
     source: Source, raw: bytes, reason: str, offset: int, limits: Limits, *, size: int | None = None, rest: bool = False
 ) -> Quarantined:
-    """A row for bytes that are no event; `size` where they stand for more than themselves."""
-    text = redact(raw[: limits.kept_bytes].decode("utf-8", "backslashreplace"))
+    """A row for bytes that are no event; `size` where they stand for more than themselves.
+
+    NULs are left out of a text that is full of them, or has a secret between them.
+    """
+    delivered = raw[: limits.kept_bytes].decode("utf-8", "backslashreplace")
+    text, bare = redact(delivered), delivered.replace("\0", "")
+    # In UTF-16, as some shells write, every other byte is NUL: no secret would be seen as one, nor a person be found.
+    if bare and len(bare) < len(delivered) and (4 * len(bare) < 3 * len(delivered) or redact(bare) != bare):
+        text = redact(bare)
     return Quarantined(
         source=source,
         id=digest(raw),

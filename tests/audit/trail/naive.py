@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mlsec_dagster.audit.objects import LogObject, Place
 from mlsec_dagster.errors import StoreError
@@ -126,3 +127,36 @@ class BehindTheSizeAfterwards(Naive):
         for each in [*self.place.list()]:
             self.found.update(self.parse(b"".join(self.place.read(each, self.sizes.get(each.key, 0)))))
             self.sizes |= {now.key: now.size for now in self.place.list(each.key)}
+
+
+@dataclass
+class TwoFiles(Naive):
+    """Keeps rows in one file and what it has read in another, as if nothing could happen between the two.
+
+    Attributes:
+        root: Where they are.
+        rows_first: Whether the rows are written before what was read.
+    """
+
+    root: Path = Path()
+    rows_first: bool = True
+
+    def tick(self, between: Callable[[], None] = lambda: None) -> None:
+        """`between` is called between the one and the other."""
+        rows, read = self.root / "rows", self.root / "read"
+        for each in sorted(self.place.list(), key=lambda each: each.key):
+            if read.exists() and each.key in read.read_text().splitlines():
+                continue
+            found = self.parse(b"".join(self.place.read(each)))
+            steps = [(rows, found), (read, [each.key])]
+            for number, (file, lines) in enumerate(steps if self.rows_first else reversed(steps)):
+                if number:
+                    between()
+                with file.open("a") as opened:
+                    opened.writelines(f"{text}\n" for text in lines)
+
+    @property
+    def kept(self) -> Counter[str]:
+        """How often it has each identity."""
+        rows = self.root / "rows"
+        return Counter(rows.read_text().splitlines() if rows.exists() else [])

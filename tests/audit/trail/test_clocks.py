@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlsec_dagster.audit.batches import Batch
+from mlsec_dagster.audit.completeness import watermarks
 from mlsec_dagster.audit.places import Directory
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
@@ -89,6 +90,30 @@ def test_a_first_tick_by_a_clock_that_is_ten_years_ahead_passes_over_what_a_reco
     put(logs / "b.jsonl", line(1), at=time.time())
     ingestion().tick(Budget())
     assert ids(trail) == once([0, 1])
+
+
+def test_a_record_and_a_file_of_the_future_do_not_hide_that_a_log_has_gone_quiet(logs, tick, trail, ledger):
+    now = time.time()
+    day = 86_400
+    put(logs / "a.jsonl", line(0) + line(1, time="2086-01-01T00:00:00Z"), at=now - 1.5 * day)
+    put(logs / "b.jsonl", line(2), at=now + 10 * YEAR)
+    tick()
+    assert ids(trail) == once(range(3))
+    (told,) = watermarks(ledger.database, time.time_ns() // 1000)
+    assert any("quiet since" in problem for problem in told.problems), told.problems
+    assert told.newest is not None
+    assert told.newest / 1e6 < now
+    put(logs / "c.jsonl", line(3), at=now)
+    tick()
+    (told,) = watermarks(ledger.database, time.time_ns() // 1000)
+    assert told.problems == []
+
+
+def test_a_log_that_is_of_the_future_alone_is_not_taken_for_a_busy_one(logs, tick, ledger):
+    put(logs / "a.jsonl", line(1, time="2086-01-01T00:00:00Z"), at=time.time() + 10 * YEAR)
+    tick()
+    (told,) = watermarks(ledger.database, time.time_ns() // 1000)
+    assert any("of the future" in problem for problem in told.problems), told.problems
 
 
 @shifted

@@ -1,5 +1,6 @@
 """Whoever stops anywhere, the trail has every delivered access, once."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.batches import Batch
 from mlsec_dagster.audit.files import Files
 from mlsec_dagster.audit.ingestion import Ingestion
+from mlsec_dagster.audit.places import Directory
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Head, Trail, TrailConflictError
@@ -29,6 +31,7 @@ from mlsec_dagster.integrity.ledger import open_ledger
 from mlsec_dagster.integrity.trust import Trust
 from mlsec_dagster.storage import log_positions
 from tests.audit.trail.made import Nobody, delivery, ids, line, source_of
+from tests.audit.trail.naive import TwoFiles, ids_of_delivery
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,6 +76,34 @@ STEPS = (
     "in the last transaction",
     "before the hold is given back",
 )
+
+
+@pytest.fixture(params=[True, False], ids=["rows first", "rows last"])
+def naive(request: pytest.FixtureRequest, tmp_path: Path, logs: Path) -> TwoFiles:
+    """One that keeps rows and positions apart, in this order or in that."""
+    root = tmp_path / "naive"
+    root.mkdir()
+    return TwoFiles(Directory(logs), ids_of_delivery, root=root, rows_first=request.param)
+
+
+def stopped() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_naive_reader_that_is_stopped_between_rows_and_position_doubles_or_loses(naive, logs):
+    """By `kill -9`, by a full disk, by whatever. The tests below stop ours there."""
+    (logs / "a.json.gz").write_bytes(delivery(range(100)))
+    with pytest.raises(OSError, match="No space"):
+        naive.tick(stopped)
+    naive.tick()
+    assert naive.kept == ({f"event-{number}": 2 for number in range(100)} if naive.rows_first else {})
+
+
+def test_two_naive_readers_at_once_double(naive, logs):
+    (logs / "a.json.gz").write_bytes(delivery(range(100)))
+    other = dataclasses.replace(naive, rows_first=True)
+    dataclasses.replace(naive, rows_first=True).tick(other.tick)
+    assert naive.kept == {f"event-{number}": 2 for number in range(100)}
 
 
 @pytest.mark.slow

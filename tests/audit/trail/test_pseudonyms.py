@@ -18,6 +18,8 @@ from mlsec_dagster.audit.rows import access_key
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.errors import ConfigurationError, SigningKeyError, VerificationError
+from tests.audit.documented import LOGS, lines_of
+from tests.audit.test_redaction import KEPT
 from tests.audit.trail.made import ids, line, rows
 from tests.audit.trail.test_erasure import traces
 
@@ -69,6 +71,28 @@ def test_values_are_hidden_equal_ones_stay_equal_and_the_key_reveals_them(pseudo
     assert pseudonyms.reveal(found.address) == "198.51.100.77"
     assert pseudonyms.reveal(found.user_agent) == "aws-cli/2.1 mary"
     assert pseudonyms.revealed(found.principal) == f"arn:aws:sts::1:assumed-role/Admin/{MARY}"
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.source)
+def test_no_text_of_any_log_keeps_an_address_of_a_person(log, pseudonyms):
+    """Wherever a log quotes one: times, kinds and what says how to read the record aside."""
+
+    def quoting(value):
+        if isinstance(value, dict):
+            return {name: each if name in KEPT else quoting(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [quoting(each) for each in value]
+        return f"{value}/{MARY}" if isinstance(value, str) else value
+
+    if log.source == "aws.s3_access":
+        lines = [text.replace(b"models/s3%20dg.pdf", MARY.encode()) for text in log.lines]
+    else:
+        lines = [json.dumps(quoting(json.loads(text))).encode() for text in log.lines]
+    events = [*log.read(lines_of(log, lines).data())]
+    assert all(isinstance(each, AuditEvent) for each in events)
+    assert any(MARY in str(each) for each in events)
+    for each in map(pseudonyms.event, events):
+        assert MARY not in str(each)
 
 
 @given(st.text(max_size=200))
