@@ -28,26 +28,23 @@ from uuid import uuid4
 import msgspec
 
 from mlsec_dagster.audit.artifacts import Translator
-from mlsec_dagster.audit.batches import Batch, Tally
+from mlsec_dagster.audit.batches import Batch
+from mlsec_dagster.audit.committing import Committing
 from mlsec_dagster.audit.events import AuditEvent, Quarantined
-from mlsec_dagster.audit.files import TrailFile
 from mlsec_dagster.audit.log_source import LogSource
 from mlsec_dagster.audit.objects import LogObject, ObjectChangedError, Place
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.queues import Everything, Queue
 from mlsec_dagster.audit.reading import Reading
-from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
 from mlsec_dagster.audit.ticks import Budget, Report
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
-from mlsec_dagster.storage.log_positions import Intent, Position
+from mlsec_dagster.storage.log_positions import Position
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from mlsec_dagster.integrity.ledger import Ledger
     from mlsec_dagster.storage.database import Database
 
@@ -73,15 +70,6 @@ class _UnreadableError(Exception):
     def __init__(self, reason: StoreError) -> None:
         super().__init__(str(reason))
         self.reason = reason
-
-
-class _Content(msgspec.Struct, frozen=True):
-    """What an intent says."""
-
-    files: list[TrailFile]
-    positions: list[Position]
-    tally: Tally
-    incomplete: list[str]
 
 
 class Ingestion:
@@ -197,7 +185,7 @@ class Ingestion:
                 report.held_elsewhere = True
                 return False
         try:
-            self._recover(report)
+            self._committing().recover(report)
             self._load_settled()
             self._digests = self.state().digests
             work()
@@ -352,13 +340,16 @@ class Ingestion:
                     break
             batch.tally.duplicates += sum(reading.taken for reading in done if reading.copy)
             batch.finish()
-            self._put(batch, positions, incomplete, report)
+            self._committing().put(batch, positions, incomplete, report)
         except BaseException:
             queue.reading = None
-            # Once it is intended its files may be in the trail, whatever was raised: only `_recover` finds that out.
+            # Once it is intended its files may be in the trail, whatever was raised: only `recover` finds that out.
             if not batch.intended:
                 batch.abandon()
             raise
+        for position in positions:
+            if position.complete:
+                self._settle(position)
         report.read += len(done)
         report.copies += sum(reading.copy for reading in done)
         report.rewritten += [reading.found.key for reading in done if reading.rewritten]
@@ -406,82 +397,13 @@ class Ingestion:
         with self.database.read() as connection:
             return log_positions.rows_of_copy(connection, self._location, digest)
 
-    # --- committing
+    # --- writing down
 
-    def _put(self, batch: Batch, positions: list[Position], incomplete: list[str], report: Report) -> None:
-        if not positions and not batch.files:
-            return
-        if not batch.files:
-            with self.database.write() as connection:
-                log_positions.record_positions(connection, self._location, positions)
-                self._add_to_state(connection, batch.tally, incomplete)
-        else:
-            content = msgspec.msgpack.encode(_Content(batch.files, positions, batch.tally, incomplete))
-            with self.database.write() as connection:
-                log_positions.record_intent(connection, self._location, Intent(batch.attempt, batch.number, content))
-            batch.intended = True
-            try:
-                version = batch.commit()
-            except TrailConflictError:
-                # It may be the answer that was lost and not the commit: only the table tells.
-                fate = self.trail.fate(self.place.uri, batch.number, [batch.attempt])
-                if fate is None:
-                    with self.database.write() as connection:
-                        log_positions.settle(connection, self._location, batch.attempt, "lost")
-                    batch.intended = False
-                    raise
-                version = fate[1]
-            self._finish(batch.attempt, batch.number, version or 0, _Content(batch.files, positions, batch.tally, incomplete))
-            report.commits += 1
-        for position in positions:
-            if position.complete:
-                self._settle(position)
-        report.tally.add(batch.tally)
-        for file in batch.files:
-            report.days[file.day] = report.days.get(file.day, 0) + file.rows
-
-    def _finish(self, attempt: str, number: int, version: int, content: _Content) -> None:
-        """Seal a commit, then write down how far its objects were read."""
-        if self.ledger is not None:
-            commit = Commit(
-                table=self.trail.open().identity,
-                version=version,
-                attempt=attempt,
-                why="ingested",
-                location=self.place.uri,
-                number=number,
-                added=content.files,
-            )
-            seal(self.ledger, self.trail, commit)
-        with self.database.write() as connection:
-            # Not by whoever comes second: one may have been taken for dead and be alive.
-            if log_positions.settle(connection, self._location, attempt, "done", content.positions):
-                self._add_to_state(connection, content.tally, content.incomplete)
-
-    def _recover(self, report: Report) -> None:
-        """Find out what became of batches that somebody left between intent and done."""
-        with self.database.read() as connection:
-            intents = log_positions.open_intents(connection, self._location)
-        for number in sorted({intent.number for intent in intents}):
-            tried = {intent.attempt: intent for intent in intents if intent.number == number}
-            committed = self.trail.fate(self.place.uri, number, list(tried))
-            for attempt, intent in tried.items():
-                content = msgspec.msgpack.decode(intent.content, type=_Content)
-                if committed is not None and committed[0] == attempt:
-                    self._finish(attempt, number, committed[1], content)
-                    report.recovered += 1
-                    continue
-                with self.database.write() as connection:
-                    log_positions.settle(connection, self._location, attempt, "lost")
-                for file in content.files:
-                    self.trail.storage.remove(file.path)
+    def _committing(self) -> Committing:
+        return Committing(self.database, self.trail, self.place.uri, self._location, self.ledger)
 
     def _settle(self, position: Position) -> None:
         self._settled.add(hash((position.object, position.version, position.size)))
-
-    def _add_to_state(self, connection: "Connection", tally: Tally, incomplete: list[str]) -> None:
-        state = LocationState.read(log_positions.read_state(connection, self._location))
-        log_positions.write_state(connection, self._location, state.with_batch(tally, incomplete).written())
 
     def _change_state(self, change: Callable[[LocationState], LocationState]) -> None:
         with self.database.write() as connection:

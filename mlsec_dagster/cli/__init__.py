@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from mlsec_dagster.cli import adopt, baseline, keys, ledger, trail, trail_findings, trail_upkeep, verify
+from mlsec_dagster.cli import adopt, baseline, keys, ledger, trail, trail_findings, trail_holds, trail_persons, trail_upkeep, verify
 from mlsec_dagster.cli.output import say
 from mlsec_dagster.errors import ConfigurationError, MlsecError, VerificationError
 
@@ -89,7 +89,9 @@ def demo(ctx: click.Context) -> None:
 main.add_command(verify.verify)
 main.add_command(adopt.adopt)
 main.add_command(ledger.ledger)
-trail_upkeep.add_to(trail.trail)
+for command in (trail_upkeep.compact, trail_upkeep.retain, trail_holds.hold, trail_persons.erase, trail_persons.reveal):
+    trail.trail.add_command(command)
+trail.trail.add_command(trail_persons.pseudonyms)
 trail.trail.add_command(trail_findings.acknowledge)
 main.add_command(trail.trail)
 main.add_command(baseline.baseline)

@@ -1,7 +1,5 @@
 """`mlsec adopt`: trust data as it is from now on, on purpose and on the record."""
 
-import getpass
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlsec_dagster.cli.output import Progress, say, say_json
-from mlsec_dagster.cli.settings import Settings, ledger_options, nearest, signer_options
+from mlsec_dagster.cli.settings import Settings, ledger_options, nearest, signer_options, who
 from mlsec_dagster.errors import ConfigurationError, LimitExceededError, MlsecError, UnverifiableError
 
 if TYPE_CHECKING:
@@ -107,17 +105,17 @@ def adopt(
         wanted = _partitions(key, partitions, all_partitions, instance, asset)
         seals = Seals(settings.open_writing(ring), instance)
         contents, absent = _examine(key, wanted, seals, asset, progress, strict=not all_partitions)
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        by = who()
         _show(asset_key, contents, absent, seals, error=as_json)
         if not yes:
             click.confirm(
-                f"Trust {'this' if len(contents) == 1 else f'these {len(contents):,} partitions'} from now on, as {who}?", abort=True
+                f"Trust {'this' if len(contents) == 1 else f'these {len(contents):,} partitions'} from now on, as {by}?", abort=True
             )
         receipt = seals.adopt(
             key.to_user_string(),
             {each.partition: (each.manifest, each.location) for each in contents},
             reason=reason.strip(),
-            adopted_by=who,
+            adopted_by=by,
         )
         try:
             if seals.ledger.witness is not None:
@@ -130,11 +128,11 @@ def adopt(
             {"partition": each.partition, "location": each.location, "size": each.size, "digest": each.digest, "entry": entry}
             for each, entry in zip(contents, entries, strict=True)
         ]
-        say_json({"asset": asset_key, "adopted": adopted, "absent": absent, "adopted_by": who, "reason": reason.strip()})
+        say_json({"asset": asset_key, "adopted": adopted, "absent": absent, "adopted_by": by, "reason": reason.strip()})
     else:
         span = f"entry {entries[0]}" if len(entries) == 1 else f"entries {entries[0]} to {entries[-1]}"
         say(
-            f"Adopted by {who}, ledger {span}. Run the dataset_hash check, or load it: both hold it against this from now on.",
+            f"Adopted by {by}, ledger {span}. Run the dataset_hash check, or load it: both hold it against this from now on.",
             style="green",
         )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlsec_dagster.cli.output import say, say_json, visible
-from mlsec_dagster.cli.settings import Settings, ledger_options, nearest, signer_options
+from mlsec_dagster.cli.settings import Settings, ledger_options, nearest, signer_options, who
 from mlsec_dagster.errors import ConfigurationError, MlsecError
 
 if TYPE_CHECKING:
@@ -133,9 +133,6 @@ def forget(
     \b
       mlsec baseline forget raw_flights --reason "the sensor was replaced"
     """  # noqa: D301 - click's mark for text that is not to be wrapped
-    import getpass
-    import socket
-
     from mlsec_dagster.stability.assessment import WINDOWS_NEEDED
     from mlsec_dagster.stability.baselines import Baseline
 
@@ -145,24 +142,24 @@ def forget(
         raise click.UsageError("--reason is empty: say why the windows are forgotten.")
     _opened(settings, asset)
     ledger = settings.open_writing(settings.ring(signer, signer_public_key))
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    by = who()
     say(
         f"All windows of {asset} and their samples will be erased. Nothing is compared until {WINDOWS_NEEDED} new windows are there: "
         f"until then a change of the data raises no alarm.",
         error=as_json,
     )
     if not yes:
-        click.confirm(f"Forget the baseline of {visible(asset, 200)}, as {visible(who, 200)}?", abort=True)
-    erased = Baseline(ledger, asset).forget({"reason": reason.strip(), "forgotten_by": who})
+        click.confirm(f"Forget the baseline of {visible(asset, 200)}, as {visible(by, 200)}?", abort=True)
+    erased = Baseline(ledger, asset).forget({"reason": reason.strip(), "forgotten_by": by})
     try:
         if ledger.witness is not None:
             ledger.witness_now()
     except MlsecError as error:
         say(f"Forgotten, but that has not reached the witness: {error}", error=True, style="yellow")
     if as_json:
-        say_json({"asset": asset, "erased": erased, "forgotten_by": who, "reason": reason.strip()})
+        say_json({"asset": asset, "erased": erased, "forgotten_by": by, "reason": reason.strip()})
     else:
-        say(f"Forgotten by {who}: {erased:,} windows and samples were erased.", style="green")
+        say(f"Forgotten by {by}: {erased:,} windows and samples were erased.", style="green")
 
 
 def _opened(settings: Settings, asset: str) -> "tuple[Baseline, Ledger]":

@@ -37,6 +37,11 @@ def say_json(document: Any) -> None:
     click.echo(_PASSWORD.sub(r"\1:***@", json.dumps(document, indent=2, ensure_ascii=True, default=str)))
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number and what it counts: "1 file", "1,200 files"."""
+    return f"1 {one}" if number == 1 else f"{number:,} {several or f'{one}s'}"
+
+
 class Progress:
     """Says on stderr what is going on, once it has gone on for `SLOW_SECONDS`.
 

@@ -1,9 +1,11 @@
 """What every command needs to know: where the ledger is, what is trusted, what signs, which Dagster instance it is about."""
 
+import getpass
 import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -240,6 +242,11 @@ class Settings:
                 del os.environ["DAGSTER_HOME"]
             else:
                 os.environ["DAGSTER_HOME"] = before
+
+
+def who() -> str:
+    """Who is at the keyboard, as the ledger keeps it."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mlsec_dagster.cli.output import say
-from mlsec_dagster.cli.settings import Settings, ledger_options, signer_options, trail_option
+from mlsec_dagster.cli.settings import Settings, ledger_options, signer_options, trail_option, who
 from mlsec_dagster.errors import ConfigurationError
 
 
@@ -32,7 +32,6 @@ def acknowledge(
     from mlsec_dagster.audit.completeness import watermarks
     from mlsec_dagster.audit.findings import acknowledge as take_off
     from mlsec_dagster.audit.seals import TRAIL_ASSET
-    from mlsec_dagster.cli.trail_upkeep import who
     from mlsec_dagster.integrity.statements import Statement
 
     ledger = settings.open_writing(settings.ring(signer, signer_public_key))

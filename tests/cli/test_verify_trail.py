@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mlsec_dagster.audit import ingestion
+from mlsec_dagster.audit import committing
 from mlsec_dagster.audit.trail import Trail
 from tests.cli.ledgers import document, mlsec
 from tests.cli.trails import TrailPlace, ordinary
@@ -148,7 +148,7 @@ def test_a_commit_whose_seal_is_due_has_not_passed_and_is_told_apart_from_a_forg
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(ingestion, "seal", killed)
+        patched.setattr(committing, "seal", killed)
         with pytest.raises(Killed):
             kept.add(ordinary(5, 100))
     assert [kind for kind, _ in problems(kept)] == ["unsealed"]
@@ -163,7 +163,7 @@ def test_a_commit_whose_seal_is_due_has_not_passed_and_is_told_apart_from_a_forg
 
 def test_the_next_tick_seals_what_was_due(kept: TrailPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(ingestion, "seal", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        patched.setattr(committing, "seal", lambda *_: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
             kept.add(ordinary(5, 100))
     assert verify(kept).exit_code == 4

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlsec_dagster.audit import batches
+from mlsec_dagster.audit import batches, committing
 from mlsec_dagster.audit import ingestion as module
 from mlsec_dagster.audit.artifacts import Artifact
 from mlsec_dagster.audit.batches import Batch
@@ -382,7 +382,7 @@ def crash(where: str, run) -> None:
             real = Head.commit
             patched.setattr(Head, "commit", lambda *args, **named: (real(*args, **named), killed()))
         elif where == "append":
-            patched.setattr(module, "seal", killed)
+            patched.setattr(committing, "seal", killed)
         elif where == "settle":
             patched.setattr(log_positions, "settle", killed)
         else:

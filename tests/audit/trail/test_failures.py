@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlsec_dagster.audit import ingestion as module
+from mlsec_dagster.audit import committing as module
 from mlsec_dagster.audit.seals import sealed_commits, verify_trail
 from mlsec_dagster.audit.trail import Head
 from mlsec_dagster.errors import StoreError

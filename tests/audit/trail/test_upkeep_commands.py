@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -15,21 +14,13 @@ from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.audit.trail import Trail
-from mlsec_dagster.cli import _Commands, trail_upkeep
+from mlsec_dagster.cli import main
 from mlsec_dagster.integrity.keys import KeyRing, load_or_create_key_file
 from mlsec_dagster.integrity.ledger import open_ledger
 from mlsec_dagster.integrity.trust import Trust
 from tests.audit.trail.made import Nobody, line, rows, source_of
 
 MARY = "mary.schmidt@example.com"
-
-
-@click.group(cls=_Commands)
-def group() -> None:
-    """As somebody else makes it."""
-
-
-trail_upkeep.add_to(group)
 
 
 @pytest.fixture
@@ -52,7 +43,7 @@ def home(tmp_path, monkeypatch):
 
     def run(*arguments: str, code: int = 0, said: str | None = None):
         options = () if arguments[0] in {"pseudonyms", "reveal"} else ("--home", str(tmp_path))
-        done = CliRunner().invoke(group, [*arguments, *options], input=said)
+        done = CliRunner().invoke(main, ["trail", *arguments, *options], input=said)
         assert done.exit_code == code, done.output
         return done.output
 
@@ -140,4 +131,4 @@ def test_pseudonyms_are_made_searched_for_revealed_and_erased(home):
 
 @pytest.mark.parametrize("name", ["reveal", "pseudonyms"])
 def test_what_needs_no_home_has_no_ledger_options(name):
-    assert "--store" not in CliRunner().invoke(group, [name, "--help"]).output
+    assert "--store" not in CliRunner().invoke(main, ["trail", name, "--help"]).output
