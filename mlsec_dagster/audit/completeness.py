@@ -141,10 +141,18 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
         problems.append(f"It was last read to its end at {since}Z{behind}. Look at the ticks of its sensor.")
     newest = max((each for each in (state.newest_object, state.last) if each is not None), default=None)
     if newest is None and state.listed_at is not None:
-        problems.append("There is no log object at all. Check the address, and that the log is switched on.")
+        problems.append(
+            "There is no log object at all; what is not called as this log's objects are does not count. Check the address, and that the "
+            "log is switched on."
+        )
     elif newest is not None and now - newest > quiet // timedelta(microseconds=1):
         problems.append(
             f"It has been quiet since {rfc3339(newest)[:19]}Z, longer than {_hours(quiet)}. Check that nobody has switched it off."
+        )
+    if state.quarantined and not (state.events or state.duplicates):
+        problems.append(
+            f"None of its {state.quarantined:,} records could be read. Check that it is a log of this kind: `mlsec trail --kind "
+            f"quarantined --source {source} --json` tells why."
         )
     problems += about_objects(state).values()
     problems += [*state.findings, *state.silent]

@@ -5,7 +5,7 @@ report.days, report.behind
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
@@ -57,7 +57,7 @@ class Report:
         recovered: Batches that an earlier tick had left between commit and done.
         incomplete: Objects that end in the middle.
         missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
-        newest_object: When the newest object that was listed was written, microseconds since the epoch.
+        newest_object: When the newest object that was listed and is one of this log was written, microseconds since the epoch.
         reconciled: Everything was listed and compared.
     """
 
@@ -78,7 +78,7 @@ class Report:
     behind: int = 0
     recovered: int = 0
 
-    def saw(self, listed: Sequence[LogObject]) -> None:
-        """Count objects that were listed."""
-        self.listed += len(listed)
-        self.newest_object = max(self.newest_object or 0, max(map(_MODIFIED, listed), default=0)) or None
+    def saw(self, listed: int, of_this_log: Iterable[LogObject]) -> None:
+        """Count objects that were listed; those that are no log do not tell that it goes on."""
+        self.listed += listed
+        self.newest_object = max(self.newest_object or 0, max(map(_MODIFIED, of_this_log), default=0)) or None
