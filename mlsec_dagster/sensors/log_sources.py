@@ -54,6 +54,19 @@ def _require(name: str, given: object, pattern: re.Pattern[str], expected: str) 
         raise ConfigurationError(f"{name}={given!r}: expected {expected}.")
 
 
+class ResourceKey(str):
+    """Key of a resource, which says what is missing where it is.
+
+    Dagster's daemon looks for the resources of a sensor before it runs it, and of one that is not there says KeyError and this, no more.
+    """
+
+    __slots__ = ("lacking",)
+    lacking: str
+
+    def __repr__(self) -> str:
+        return self.lacking
+
+
 @dataclass(frozen=True)
 class AuditLog:
     """What is the same for all of them.
@@ -106,7 +119,15 @@ class AuditLog:
     @property
     def required_resource_keys(self) -> set[str]:
         """Keys of the resources that it needs."""
-        return set() if self.directory is not None else {self.resource_key or _RESOURCES[self._cloud]}
+        if self.directory is not None:
+            return set()
+        key = self.resource_key or _RESOURCES[self._cloud]
+        found = ResourceKey(key)
+        found.lacking = (
+            f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which this project does not have: add "
+            f"resources={{{key!r}: {_RESOURCE_TYPES[self._cloud]}(…)}} to its definitions, or name another one as resource_key."
+        )
+        return {found}
 
     @property
     def lies_at(self) -> tuple[str, ...]:
@@ -134,12 +155,8 @@ class AuditLog:
             return Directory(str(self.directory))
         (key,) = self.required_resource_keys
         given = getattr(resources, key, None)
-        if given is None:  # Dagster itself says nothing before a tick, and then only that the key is unknown.
-            resource = _RESOURCE_TYPES[self._cloud]
-            raise ConfigurationError(
-                f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which this project does not have: add "
-                f"resources={{{key!r}: {resource}(…)}} to its definitions, or name another one as resource_key."
-            )
+        if given is None:
+            raise ConfigurationError(repr(key))
         # Dagster hands out these resources as the client itself, unless they are asked for by their type.
         if self._cloud == "azure":
             client = getattr(given, "blob_client", given)
@@ -147,7 +164,7 @@ class AuditLog:
             client = given.get_client() if hasattr(given, "get_client") else given
         if not hasattr(client, _TOLD_BY[self._cloud]):
             raise ConfigurationError(
-                f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which gives a {type(client).__name__}: "
+                f"{type(self).__name__} at {self.bucket!r} is read with the resource '{key}', which gives a {type(client).__name__}: "
                 f"expected that of a {_RESOURCE_TYPES[self._cloud]}. Give that one this key, or name its own as resource_key."
             )
         if self._cloud == "azure":

@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import SensorExecutionErrorSnap
+from dagster._grpc.impl import get_external_sensor_execution
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.audit.trail import Trail
@@ -113,6 +115,24 @@ def test_what_cannot_be_reached_fails_the_tick_with_a_sentence(tmp_path, s3_buck
     ):
         with pytest.raises(ConfigurationError, match=f"the resource 's3', which gives a S3: expected that of a {expected}"):
             tick(mlsec.build_audit_log_sensor(source=source), instance, s3=S3Resource())
+
+
+def test_a_resource_that_is_not_there_is_told_by_the_daemon_too_which_looks_for_it_before_the_sensor_runs(instance, dagster_home):
+    defs = mlsec.guard(dg.Definitions(), audit=[mlsec.CloudTrail(bucket="org-trail")])
+    repository = defs.get_repository_def()
+    answer = get_external_sensor_execution(
+        repository,
+        None,
+        instance.get_ref(),
+        "cloudtrail_audit_log",
+        None,
+        None,
+        None,
+        None,
+        None,  # type: ignore[arg-type]
+    )
+    assert isinstance(answer, SensorExecutionErrorSnap)
+    assert "CloudTrail at 'org-trail' is read with the resource 's3', which this project does not have: add" in answer.error.message
 
 
 def test_a_source_that_is_none_is_refused_at_once():
