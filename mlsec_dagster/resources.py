@@ -105,7 +105,7 @@ def open_trail(instance: dg.DagsterInstance | None, trail: AuditTrail | None = N
 
     Raises:
         StoreError: It would not outlive the process.
-        ConfigurationError: The ledger is in a database elsewhere, and where the trail goes is not said.
+        ConfigurationError: The ledger is in a database elsewhere, and where the trail goes is not said; or it is no absolute path.
     """
     from mlsec_dagster.audit.trail import Trail, default_uri
 
@@ -115,6 +115,11 @@ def open_trail(instance: dg.DagsterInstance | None, trail: AuditTrail | None = N
         raise ConfigurationError(
             "The ledger is in a database that several machines share, so the trail cannot be a directory of one of them: name "
             "where it goes, trail=AuditTrail(uri='s3://…')."
+        )
+    if uri is not None and "://" not in uri and not Path(uri).is_absolute():
+        raise ConfigurationError(
+            f"The trail's directory {uri!r} would be another one wherever a process is started: give an absolute path, or an s3://, gs:// "
+            "or abfss:// URI."
         )
     options = {name: str(_value(value)) for name, value in trail.storage_options.items()}
     return Trail(uri or default_uri(security_home(instance)), options)

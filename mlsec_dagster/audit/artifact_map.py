@@ -22,7 +22,7 @@ from typing import Any, Final, Self, TypeVar, cast
 import msgspec
 from blake3 import blake3
 
-from mlsec_dagster.audit.artifacts import Artifact
+from mlsec_dagster.audit.artifacts import Artifact, known_kind
 from mlsec_dagster.audit.events import AuditEvent
 from mlsec_dagster.audit.knowledge import Knowledge
 from mlsec_dagster.audit.locations import Access, Location, accessed, locate
@@ -298,6 +298,7 @@ def _located(values: Mapping[str, _T]) -> tuple[tuple[Location, _T], ...]:
 def _given(artifact: Artifact | str) -> Artifact:
     if isinstance(artifact, str):
         artifact = Artifact("dataset", asset=artifact)
+    known_kind(artifact)
     return artifact if artifact.by is not None else msgspec.structs.replace(artifact, by="location")
 
 

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from mlsec_dagster.audit.events import AuditEvent
+from mlsec_dagster.errors import ConfigurationError
 
 
 class Artifact(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -28,6 +29,17 @@ class Artifact(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     version: str | None = None
     environment: str | None = None
     by: str | None = None
+
+
+def known_kind(artifact: Artifact) -> Artifact:
+    """The artifact that somebody wrote down, whose kind Python itself does not look at.
+
+    Raises:
+        ConfigurationError: It is no kind that can be said of a place.
+    """
+    if artifact.kind not in ("dataset", "model", "none"):
+        raise ConfigurationError(f"There is no kind of artifact {artifact.kind!r}; expected dataset, model or none.")
+    return artifact
 
 
 class Translator(Protocol):

@@ -143,10 +143,18 @@ def _problems(source: Source, state: LocationState, now: int) -> list[str]:
     if newest is None and state.listed_at is not None and (state.events or state.quarantined):
         problems.append("All its log objects and events are of the future, so whether it is quiet cannot be told. Check the clocks.")
     elif newest is None and state.listed_at is not None:
-        problems.append("There is no log object at all. Check the address, and that the log is switched on.")
+        problems.append(
+            "There is no log object at all; what is not called as this log's objects are does not count. Check the address, and that the "
+            "log is switched on."
+        )
     elif newest is not None and now - newest > quiet // timedelta(microseconds=1):
         problems.append(
             f"It has been quiet since {rfc3339(newest)[:19]}Z, longer than {_hours(quiet)}. Check that nobody has switched it off."
+        )
+    if state.quarantined and not (state.events or state.duplicates):
+        problems.append(
+            f"None of its {state.quarantined:,} records could be read. Check that it is a log of this kind: `mlsec trail --kind "
+            f"quarantined --source {source} --json` tells why."
         )
     problems += about_objects(state).values()
     problems += [*state.findings, *state.silent]

@@ -106,6 +106,7 @@ class Ingestion:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="mlsec-trail")
         self._location = -1
         self._settled: set[int] = set()
+        self._ignored: set[int] = set()
         self._together: set[int] = set()
         self._refused: set[int] = set()
         self._loaded = False
@@ -202,7 +203,7 @@ class Ingestion:
             more = bool(some)
             everything.seen.update(hash(found.key) for found in some)
             everything.waiting += self._unsettled(some, report)
-            report.saw(some)
+            report.saw(len(some), self._of_this_log(some))
             if more and len(everything.waiting) < _ASKED_AT_ONCE and not budget.spent:
                 continue
             everything.waiting, refused = self._read_all(everything.waiting, budget, report)
@@ -245,7 +246,7 @@ class Ingestion:
             if not new:
                 together.add(total)
             found += new
-            report.saw(some)
+            report.saw(len(some), self._of_this_log(some))
         self._together = together
         found.sort(key=lambda each: (each.modified, each.key))
         return found
@@ -262,7 +263,14 @@ class Ingestion:
             return True
         report.ignored += 1
         self._settled.add(hash(_VERSION(found)))
+        self._ignored.add(hash(_VERSION(found)))
         return False
+
+    def _of_this_log(self, some: list[LogObject]) -> list[LogObject]:
+        """Those of them that are objects of this log, once it was looked which are unsettled."""
+        if not self._ignored or self._ignored.isdisjoint(map(hash, map(_VERSION, some))):
+            return some
+        return [each for each in some if hash(_VERSION(each)) not in self._ignored]
 
     # --- reading
 

@@ -79,6 +79,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if value is not None and value not in known:
                 raise ConfigurationError(f"There is no {what} {value!r} in an audit trail; expected one of {', '.join(known)}.")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ConfigurationError(
+                f"Nothing lies between {rfc3339(self.since)[:19]}Z and {rfc3339(self.until)[:19]}Z: `since` has to be earlier than `until`."
+            )
 
 
 class Accesses(msgspec.Struct, frozen=True):

@@ -53,6 +53,7 @@ class Reading:
     digest: str | None = None
     seam: str | None = None
     _after: int | None = None
+    _unfinished: bool = False
     _seam_after: str | None = None
     _rows: Iterator[AuditEvent | Quarantined] = field(init=False)
 
@@ -72,7 +73,7 @@ class Reading:
         """Where it stands once all rows were taken."""
         if self._after is None:
             return self._position(self.found.size, self.taken, None, complete=True)
-        return self._position(self._after, 0, self._seam_after, complete=True)
+        return self._position(self._after, 0, self._seam_after, complete=not self._unfinished)
 
     def _position(self, consumed: int, rows: int, seam: str | None, *, complete: bool) -> Position:
         found = self.found
@@ -119,7 +120,10 @@ class Reading:
             yield _moved(row, start)
         self._after = start + whole.consumed
         self._seam_after = _seam(whole.last)
-        if whole.rest.strip() and found.modified / 1e6 + _STALE_SECONDS < time.time():
+        if whole.rest.strip():
+            # Nothing changes about the object if its writer has died: then only looking again tells that nothing more comes.
+            self._unfinished = found.modified / 1e6 + _STALE_SECONDS >= time.time()
+        if whole.rest.strip() and not self._unfinished:
             for row in self.source.layout.read(whole.rest):
                 yield _moved(row, self._after)
 

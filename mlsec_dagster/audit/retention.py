@@ -125,7 +125,8 @@ def _due(view: View, source: str, retention: Retention, now: float, report: Expi
     if 2 * len(days) > len(all_days) and not most:
         report.refused.append(
             f"By the clock of this machine {len(days)} of the {len(all_days)} days of {source} are older than {rule} allows, "
-            f"all before {first}. That is more than half, so nothing was taken out: check the clock, then say that it is meant."
+            f"all before {first}. That is more than half, so nothing was taken out: check the clock, and if it is right, take them out "
+            "with `mlsec trail retain --most`."
         )
         return None
     return going, f"{rule}; days before {first}"

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 
-from mlsec_dagster.audit.artifacts import Artifact
+from mlsec_dagster.audit.artifacts import Artifact, known_kind
 from mlsec_dagster.audit.locations import Location, locate
 from mlsec_dagster.errors import ConfigurationError
 
@@ -62,7 +62,8 @@ class Template:
                 are called; or an `Artifact` whose texts are made of the names: `Artifact("dataset", asset="{layer}/{table}")`.
 
         Raises:
-            ConfigurationError: It leads nowhere, two names share a component, a name comes twice, or the target uses an unknown one.
+            ConfigurationError: It leads nowhere, two names share a component, a name comes twice, names tell nothing, or the target uses
+            an unknown one or is no kind of artifact.
         """
         location = locate(uri)
         if location is None or "{" in location.container:
@@ -78,6 +79,13 @@ class Template:
             raise ConfigurationError(f"The template {uri!r} has a name twice; use each once, for values that differ could not be told.")
         self.target = _target(target, names)
         self._texts = {field: text for field in _FIELDS if (text := cast("str | None", getattr(self.target, field))) is not None}
+        if names and not self._texts and self.target.kind != "none":
+            # What it matches would count as resolved, and nobody who asks for an artifact would find it.
+            expected = ", ".join(f"{{{field}}}" for field in _FIELDS)
+            raise ConfigurationError(
+                f"The names of the template {uri!r} tell nothing of an artifact: expected one of {expected}, or an Artifact whose texts "
+                'are made of them, such as Artifact("dataset", asset="{layer}/{table}").'
+            )
         used = {name for text in self._texts.values() for name in _PLACEHOLDER.findall(text)}
         if not used <= set(names):
             raise ConfigurationError(f"The target of the template {uri!r} uses {sorted(used - set(names))}, which the template has not.")
@@ -163,7 +171,7 @@ def _component(uri: str, part: str) -> _Component:
 
 def _target(target: Kind | Artifact, names: list[str]) -> Artifact:
     if isinstance(target, Artifact):
-        return target
+        return known_kind(target)
     if target not in ("dataset", "model"):
         raise ConfigurationError(f"A template leads to 'dataset', 'model' or an Artifact, not to {target!r}.")
     return msgspec.structs.replace(Artifact(target), **{name: "{" + name + "}" for name in names if name in _FIELDS})

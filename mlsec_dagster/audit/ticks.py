@@ -58,7 +58,8 @@ class Report:
         recovered: Batches that an earlier tick had left between commit and done.
         incomplete: Objects that end in the middle.
         missing: Objects that were read, are not there any more, and are too young for a lifecycle rule.
-        newest_object: When the newest object that was listed was written, microseconds since the epoch; those of the future aside.
+        newest_object: When the newest object that was listed and is one of this log was written, microseconds since the epoch; those of
+            the future aside.
         reconciled: Everything was listed and compared.
     """
 
@@ -79,10 +80,10 @@ class Report:
     behind: int = 0
     recovered: int = 0
 
-    def saw(self, listed: Sequence[LogObject]) -> None:
-        """Count objects that were listed."""
-        self.listed += len(listed)
-        newest, credible = max(map(_MODIFIED, listed), default=0), latest_credible()
+    def saw(self, listed: int, of_this_log: Sequence[LogObject]) -> None:
+        """Count objects that were listed; those that are no log do not tell that it goes on."""
+        self.listed += listed
+        newest, credible = max(map(_MODIFIED, of_this_log), default=0), latest_credible()
         if newest > credible:
-            newest = max((each for each in map(_MODIFIED, listed) if each <= credible), default=0)
+            newest = max((each for each in map(_MODIFIED, of_this_log) if each <= credible), default=0)
         self.newest_object = max(self.newest_object or 0, newest) or None

@@ -29,7 +29,7 @@ import pyarrow as pa
 from mlsec_dagster.audit.files import Files, TrailFile, local_path
 from mlsec_dagster.audit.schema import PARTITIONS, SCHEMA
 from mlsec_dagster.audit.times import rfc3339
-from mlsec_dagster.errors import StoreError, UnverifiableError
+from mlsec_dagster.errors import ConfigurationError, StoreError, UnverifiableError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ATTEMPT: Final = "mlsec.attempt"
 WHY: Final = "mlsec.why"
 
+_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "azure", "adl"})
 _RECENT: Final = 50
 _ASKED: Final = 5
 _NOBODY: Final = "none-"
@@ -54,10 +55,15 @@ class Trail:
     Args:
         uri: A directory, or where Delta Lake can write: s3://bucket/prefix, gs://…, abfss://….
         options: Delta Lake's storage options (credentials, region).
+
+    Raises:
+        ConfigurationError: It is the URI of something else.
     """
 
     def __init__(self, uri: str, options: Mapping[str, str] | None = None) -> None:
         path = local_path(uri)
+        if path is None and uri.partition("://")[0] not in _SCHEMES:
+            raise ConfigurationError(f"The audit trail cannot lie at {uri!r}: expected a directory, or s3://, gs:// or abfss://.")
         self.uri = str(path) if path is not None else uri.rstrip("/")
         self.storage = Files(self.uri, dict(options) if options else None)
 

@@ -46,7 +46,7 @@ class _Commands(click.Group):
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            _stop(f"{error.filename or 'A file'}: {error.strerror or error}.", UNVERIFIED)
+            _stop(f"{error.filename or 'The output, or a file'}: {error.strerror or error}.", UNVERIFIED)
         except click.Abort:
             _stop("Stopped; nothing was changed.", USAGE)
         except KeyboardInterrupt:

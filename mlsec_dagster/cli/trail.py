@@ -97,6 +97,11 @@ def show(
     if form is not None and parquet is not None:
         raise click.UsageError(f"--{form} and --parquet exclude each other.")
     wanted = Filter(since=instant(since) if since else None, until=instant(until) if until else None, unresolved=unresolved, **equal)
+    starred = {name for name, value in equal.items() if value and "*" in (value[:-1] if name == "principal" else value)}
+    if starred:  # Else "Nothing matches." would be taken for an answer.
+        say(
+            f"A * in --{', --'.join(sorted(starred))} stands for itself; it stands for anything only at the end of --principal.", error=True
+        )
     opened = Settings(None, None, (), Path(home).expanduser() if home else None).trail(trail_uri)
     people = form is None and parquet is None
     most = TABLE_ROWS if people and limit is None else limit
@@ -110,7 +115,7 @@ def show(
     try:
         if most is not None and people:
             if trail_formats.print_table(found, most):
-                say(f"There are more than these {most:,}; choose, or give --limit.", error=True)
+                say(f"There are more than these {most:,}{'; choose, or give --limit' if limit is None else ''}.", error=True)
         else:
             _WRITERS[form or ""](found)
         sys.stdout.flush()

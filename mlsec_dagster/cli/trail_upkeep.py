@@ -140,9 +140,9 @@ def retain(
         held = [{"source": source, "hold": hold, "days": days} for (source, hold), days in plan.held.items()]
         say_json({"dry_run": dry_run, "days": plan.days, "rows": plan.rows, "held": held, "refused": plan.refused, **_cleaned(cleaned)})
     else:
-        if not plan.days:
+        if not plan.days and not plan.refused:
             say("Nothing is due.")
-        elif not dry_run:
+        elif plan.days and not dry_run:
             say(f"{sum(plan.rows.values()):,} rows were taken out, and that is sealed.", style="green")
         _say_cleaned(cleaned, dry_run)
     _refuse(plan.refused)

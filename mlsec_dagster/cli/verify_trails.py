@@ -49,7 +49,7 @@ def verify_trails(ledger: "Ledger", sealed: Collection[str], settings: Settings,
         settings: Where a trail lies that nobody may have sealed anything of.
         progress: Is told how far it is.
     """
-    return [_verify(ledger, uri, progress) for uri in sorted({*sealed, *_named(settings)})]
+    return [_verify(ledger, uri, uri in sealed, progress) for uri in sorted({*sealed, *_named(settings)})]
 
 
 def _named(settings: Settings) -> list[str]:
@@ -63,7 +63,7 @@ def _named(settings: Settings) -> list[str]:
         return [trail.uri]
 
 
-def _verify(ledger: "Ledger", uri: str, progress: Progress) -> TrailOutcome:
+def _verify(ledger: "Ledger", uri: str, sealed: bool, progress: Progress) -> TrailOutcome:
     from mlsec_dagster.audit.due import due_files
     from mlsec_dagster.audit.seals import verify_trail
     from mlsec_dagster.audit.trail import Trail
@@ -76,6 +76,9 @@ def _verify(ledger: "Ledger", uri: str, progress: Progress) -> TrailOutcome:
 
     try:
         trail = Trail(uri, trail_storage_options())
+        if sealed and not trail.exists():
+            outcome.reason = "There is no trail any more where the ledger has sealed one: it was deleted or moved. Put it back there."
+            return outcome
         for _ in range(_TIMES):
             before = ledger.checkpoint()
             due = due_files(ledger.database)

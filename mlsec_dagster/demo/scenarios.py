@@ -27,7 +27,7 @@ CLEAN_WEEKS = 20
 """As many as `distribution_stability` needs before its first verdict."""
 CARRIER = "UA"
 COPIED = 0.05
-CALLED_PUNCTUAL = 0.02
+CALLED_PUNCTUAL = 0.05
 BLOCK_ROWS = 65_536
 """Labels are flipped from here on: in the second block of rows, so that naming the block means something."""
 

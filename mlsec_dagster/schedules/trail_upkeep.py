@@ -33,8 +33,13 @@ def build_trail_upkeep(
         trail: Where the trail lies, and how long its rows are kept.
         store: Where the ledger is.
         signer: What signs its commits.
+
+    Raises:
+        ConfigurationError: It is to be kept for no number of days, or something that is no log is.
     """
-    settings = trail or AuditTrail()
+    days = dict(trail.keep_days if trail is not None else {})
+    default = days.pop("default", None)
+    retention = Retention(days, default) if days or default is not None else None  # A mistake in it is told now and not at night.
 
     @dg.op(name="keep_up", description="Merge small files, let go of what is over its retention, delete what was replaced.")
     def keep_up(context) -> Iterator[Any]:
@@ -47,9 +52,7 @@ def build_trail_upkeep(
                 return
             upkeep = Upkeep(ledger.database, kept, ledger)
             merged = compact(upkeep)
-            days = dict(settings.keep_days)
-            default = days.pop("default", None)
-            gone = expire(upkeep, Retention(days, default)) if days or default is not None else None
+            gone = expire(upkeep, retention) if retention is not None else None
             cleaned = vacuum(upkeep)
             silence = ledger.witness_if_due()
         except MlsecError as error:

@@ -112,8 +112,13 @@ def build_audit_log_sensor(
         dg.SensorDefinition: Its ticks fail with a sentence when a log, the trail or the store cannot be reached.
 
     Raises:
-        ConfigurationError: `source` is no log.
+        ConfigurationError: `source` is no log, or `artifacts` is no translator.
     """
+    if artifacts is not None and not callable(getattr(artifacts, "artifact", None)):
+        raise ConfigurationError(
+            f"A {type(artifacts).__name__} was given as artifacts; expected an mlsec.ArtifactMap(templates={{…}}), or a translator of "
+            "your own."
+        )
     name = name or default_name(source)
     tail = _Tail(source, artifacts, registry, trail, store, signer)
 
@@ -153,9 +158,11 @@ def build_audit_definitions(
         signer: What signs.
 
     Raises:
-        ConfigurationError: Something is neither a log nor a sensor, two logs are one place, or what is beside them has an audit trail with
-            another store.
+        ConfigurationError: It is no list, something is neither a log nor a sensor, two logs are one place, or what is beside them has an
+            audit trail with another store.
     """
+    if isinstance(audit, AuditLog | dg.SensorDefinition):
+        raise ConfigurationError(f"audit= takes a list of logs and was given a single {type(audit).__name__}: put it into brackets.")
     beside = beside or dg.Definitions()
     logs = [each for each in audit if not isinstance(each, dg.SensorDefinition)]
     taken = [each.name for each in (*(beside.sensors or []), *audit) if isinstance(each, dg.SensorDefinition)]
@@ -280,9 +287,11 @@ class _Tail:
             _materialization(day, rows, unseen, summary(ingestion.trail, day) if day in pages else None) for day, rows in newest
         ]
         told = next((mark.sentence for mark in marks if mark.uri == source.place.uri), "")
-        context.log.info(f"{report.read} log objects read, {report.tally.events} new events, {report.behind} log objects wait. {told}")
+        did = f"{report.read:,} log objects read, {report.tally.events:,} new events, {report.behind:,} log objects wait. {told}"
+        context.log.info(did)
         return dg.SensorResult(
-            skip_reason=None if materializations or evaluations else f"Nothing new. {told}",
+            # Where no run is asked for, Dagster says "empty result" of any tick that does not say better.
+            skip_reason=did if report.read or report.behind or materializations else f"Nothing new. {told}",
             asset_events=[*materializations, *evaluations],
             cursor=msgspec.json.encode(cursor).decode(),
         )

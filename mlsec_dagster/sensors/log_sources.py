@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
+import dagster as dg
+
 from mlsec_dagster.audit.layouts import (
     AzureLayout,
     CloudTrailLayout,
@@ -35,6 +37,8 @@ Cloud = Literal["aws", "gcp", "azure"]
 
 _RESOURCES: dict[Cloud, str] = {"aws": "s3", "gcp": "gcs", "azure": "adls2"}
 _RESOURCE_TYPES: dict[Cloud, str] = {"aws": "S3Resource", "gcp": "GCSResource", "azure": "ADLS2Resource"}
+# What the client of each has and those of the others have not.
+_TOLD_BY: dict[Cloud, str] = {"aws": "get_paginator", "gcp": "list_blobs", "azure": "get_container_client"}
 _ACCOUNT: Final = re.compile(r"\d{12}", re.ASCII)
 _CATEGORY: Final = re.compile(r"[a-z0-9-]+", re.ASCII)
 
@@ -48,6 +52,19 @@ def _require(name: str, given: object, pattern: re.Pattern[str], expected: str) 
     )
     if not each_fits:
         raise ConfigurationError(f"{name}={given!r}: expected {expected}.")
+
+
+class ResourceKey(str):
+    """Key of a resource, which says what is missing where it is.
+
+    Dagster's daemon looks for the resources of a sensor before it runs it, and of one that is not there says KeyError and this, no more.
+    """
+
+    __slots__ = ("lacking",)
+    lacking: str
+
+    def __repr__(self) -> str:
+        return self.lacking
 
 
 @dataclass(frozen=True)
@@ -76,10 +93,24 @@ class AuditLog:
     resource_key: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("bucket", "prefix", "directory", "resource_key"):
+            if isinstance(given := getattr(self, name), dg.EnvVar):  # It is a text by its class and refuses to be read as one.
+                raise ConfigurationError(
+                    f"{name}=EnvVar({given.env_var_name!r}): where a log lies has to be known when the project loads: give "
+                    f"os.environ[{given.env_var_name!r}]."
+                )
         if (self.bucket is None) == (self.directory is None):
             raise ConfigurationError(f"{type(self).__name__} lies in a bucket or in a directory: name one of them, and only one.")
         if self.directory is not None and (self.prefix or self.resource_key):
             raise ConfigurationError(f"{type(self).__name__} in a directory has neither a prefix nor a resource: leave them out.")
+        if self.directory is not None and (not str(self.directory) or "://" in str(self.directory)):
+            # An empty name would be the directory of the process.
+            raise ConfigurationError(
+                f"{str(self.directory)!r} is no local directory: give the path of one, or bucket and prefix in its place where "
+                f"{type(self).__name__} lies in a bucket."
+            )
+        if self.bucket == "*" and not self._containers:
+            raise ConfigurationError(f"{type(self).__name__} lies in one bucket: give its name. '*' is for the containers of AzureMonitor.")
         if self.bucket is not None and (not self.bucket or "/" in self.bucket):
             raise ConfigurationError(
                 f"{self.bucket!r} is no name of a bucket: give {type(self).__name__} the name alone, and what comes behind it as prefix."
@@ -88,7 +119,15 @@ class AuditLog:
     @property
     def required_resource_keys(self) -> set[str]:
         """Keys of the resources that it needs."""
-        return set() if self.directory is not None else {self.resource_key or _RESOURCES[self._cloud]}
+        if self.directory is not None:
+            return set()
+        key = self.resource_key or _RESOURCES[self._cloud]
+        found = ResourceKey(key)
+        found.lacking = (
+            f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which this project does not have: add "
+            f"resources={{{key!r}: {_RESOURCE_TYPES[self._cloud]}(…)}} to its definitions, or name another one as resource_key."
+        )
+        return {found}
 
     @property
     def lies_at(self) -> tuple[str, ...]:
@@ -116,17 +155,20 @@ class AuditLog:
             return Directory(str(self.directory))
         (key,) = self.required_resource_keys
         given = getattr(resources, key, None)
-        if given is None:  # Dagster itself says nothing before a tick, and then only that the key is unknown.
-            resource = _RESOURCE_TYPES[self._cloud]
+        if given is None:
+            raise ConfigurationError(repr(key))
+        # Dagster hands out these resources as the client itself, unless they are asked for by their type.
+        if self._cloud == "azure":
+            client = getattr(given, "blob_client", given)
+        else:
+            client = given.get_client() if hasattr(given, "get_client") else given
+        if not hasattr(client, _TOLD_BY[self._cloud]):
             raise ConfigurationError(
-                f"{type(self).__name__} at {self.bucket!r} is read with the resource {key!r}, which this project does not have: add "
-                f"resources={{{key!r}: {resource}(…)}} to its definitions, or name another one as resource_key."
+                f"{type(self).__name__} at {self.bucket!r} is read with the resource '{key}', which gives a {type(client).__name__}: "
+                f"expected that of a {_RESOURCE_TYPES[self._cloud]}. Give that one this key, or name its own as resource_key."
             )
         if self._cloud == "azure":
-            client, container = getattr(given, "blob_client", given), None if self.bucket == "*" else self.bucket
-            return AzureBlobs(client, container, self._folder, containers=self._containers)
-        # Dagster hands out these resources as the client itself, unless they are asked for by their type.
-        client = given.get_client() if hasattr(given, "get_client") else given
+            return AzureBlobs(client, None if self.bucket == "*" else self.bucket, self._folder, containers=self._containers)
         return (S3Bucket if self._cloud == "aws" else GCSBucket)(client, self.bucket, self._folder)
 
     @property

@@ -68,7 +68,8 @@ class Database:
             file = Path(self._url.database or "")
             if read_only and not file.is_file():
                 raise StoreError(
-                    f"There is no security store at {file}. Check the path; it is created by the first run that seals something."
+                    f"There is no security store at {file}. Check the path; it is created by the first run that seals something, and by "
+                    "the first tick of an audit log sensor."
                 )
             if not read_only:
                 try:

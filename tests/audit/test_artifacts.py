@@ -204,6 +204,8 @@ def test_an_artifact_of_weights_and_biases_has_the_version_that_the_log_tells() 
         ({"s3://lake/{Asset}": "dataset"}, "small letters"),
         ({"s3://lake/{asset}": "table"}, "not to 'table'"),
         ({"s3://lake/{table}": Artifact("dataset", asset="{name}")}, "has not"),
+        ({"s3://lake/{modl}/": "model"}, r"tell nothing of an artifact: expected one of \{asset\}, .* \{environment\}"),
+        ({"s3://lake/{model}/": Artifact("modle", model="{model}")}, "no kind of artifact 'modle'"),
     ],
 )
 def test_a_template_that_could_be_read_in_two_ways_is_refused(templates: dict[str, Artifact | str], words: str) -> None:
@@ -212,6 +214,8 @@ def test_a_template_that_could_be_read_in_two_ways_is_refused(templates: dict[st
 
 
 def test_locations_and_environments_that_lead_nowhere_or_to_one_place_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no kind of artifact 'modle'; expected dataset, model or none"):
+        ArtifactMap(locations={"s3://lake/": Artifact("modle", model="churn")})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="leads nowhere"):
         ArtifactMap(locations={"raw/flights": "raw"})
     with pytest.raises(ConfigurationError, match="one place"):

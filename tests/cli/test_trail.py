@@ -131,6 +131,7 @@ def test_half_a_parquet_file_is_not_left_behind(kept: TrailPlace, tmp_path: Path
     ("arguments", "code", "sentence"),
     [
         (("--since", "soon"), 2, "is no point in time"),
+        (("--since", "2026-05-02", "--until", "2026-05-01"), 2, "Nothing lies between 2026-05-02T00:00:00Z and 2026-05-01T00:00:00Z"),
         (("--source", "aws.cloudtrial"), 2, "expected one of aws.cloudtrail"),
         (("--csv", "--parquet", "x"), 2, "exclude each other"),
         (("--trail", "/nowhere/at/all"), 4, "There is no audit trail at /nowhere/at/all"),
@@ -141,6 +142,14 @@ def test_wrong_input_gives_one_sentence_and_an_exit_code(kept: TrailPlace, argum
     result = mlsec("trail", *arguments)
     assert (result.exit_code, result.stdout) == (code, "")
     assert sentence in result.stderr
+
+
+def test_a_star_that_stands_for_itself_is_told_so_that_nothing_is_taken_for_an_answer(kept: TrailPlace) -> None:
+    for option, value in (("--principal", "*ann"), ("--artifact", "fraud*")):
+        result = mlsec("trail", option, value)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert f"A * in {option} stands for itself" in result.stderr
+    assert "stands for itself" not in mlsec("trail", "--principal", "an*").stderr
 
 
 def test_storage_options_come_from_the_environment_and_are_never_shown(kept: TrailPlace, monkeypatch: pytest.MonkeyPatch) -> None:

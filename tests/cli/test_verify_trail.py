@@ -123,7 +123,7 @@ def test_a_trail_that_is_not_there_has_not_passed(kept: TrailPlace) -> None:
     shutil.rmtree(kept.root)
     result = verify(kept)
     assert result.exit_code == 4
-    assert f"trail: {kept.root}, could not be verified: There is no audit trail" in result.stdout
+    assert f"trail: {kept.root}, could not be verified: There is no trail any more where the ledger has sealed one" in result.stdout
     assert document(verify(kept, "--json"))["trail"]["trails"][0]["verdict"] == "could not be verified"
     left_out = verify(kept, "--no-trail")
     assert left_out.exit_code == 0

@@ -124,6 +124,7 @@ def test_dg_check_yaml_names_file_and_line_of_a_mistake(project: "Project", attr
         (f"{BUCKET}  translator: nowhere.at_all\n", 6, "package.module.name"),
         (f"{BUCKET}  translator: pathlib.Path\n", 6, "is the class Path"),
         (f"{BUCKET}  translator: sys.path\n", 6, "is a list"),
+        (f"{BUCKET}  trail:\n    keep_days: {{cloudtrail: 400}}\n", 7, "There is no source 'cloudtrail'; expected some of aws.cloudtrail"),
         (f"{BUCKET}  artifacts: {{models: [m]}}\n  translator: sys.path\n", 7, "give one of them"),
     ],
 )

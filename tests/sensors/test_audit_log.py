@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import SensorExecutionErrorSnap
+from dagster._grpc.impl import get_external_sensor_execution
 
 import mlsec_dagster as mlsec
 from mlsec_dagster.audit.trail import Trail
@@ -43,6 +45,7 @@ def test_a_tick_puts_the_log_into_the_trail_and_materializes_its_days(logs, inst
         event.partition: event.metadata["new rows"].value for event in result.asset_events if isinstance(event, dg.AssetMaterialization)
     }
     assert days == {"2026-05-01": 3, "2026-05-02": 1}
+    assert "1 log objects read, 4 new events" in result.skip_message  # Dagster itself would say "empty result" of this tick.
     again = tick(sensor, instance, result.cursor)
     assert not again.asset_events
     assert "Nothing new" in again.skip_message
@@ -106,6 +109,30 @@ def test_what_cannot_be_reached_fails_the_tick_with_a_sentence(tmp_path, s3_buck
         tick(mlsec.build_audit_log_sensor(source=mlsec.MLflow(directory=str(tmp_path / "nowhere"))), instance)
     with pytest.raises(StoreError, match="no-such-bucket"):
         tick(mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(bucket="no-such-bucket")), instance, s3=S3Resource())
+    for source, expected in (
+        (mlsec.MLflow(bucket="b", cloud="gcp", resource_key="s3"), "GCSResource"),
+        (mlsec.AzureMonitor(bucket="b", resource_key="s3"), "ADLS2Resource"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"the resource 's3', which gives a S3: expected that of a {expected}"):
+            tick(mlsec.build_audit_log_sensor(source=source), instance, s3=S3Resource())
+
+
+def test_a_resource_that_is_not_there_is_told_by_the_daemon_too_which_looks_for_it_before_the_sensor_runs(instance, dagster_home):
+    defs = mlsec.guard(dg.Definitions(), audit=[mlsec.CloudTrail(bucket="org-trail")])
+    repository = defs.get_repository_def()
+    answer = get_external_sensor_execution(
+        repository,
+        None,
+        instance.get_ref(),
+        "cloudtrail_audit_log",
+        None,
+        None,
+        None,
+        None,
+        None,  # type: ignore[arg-type]
+    )
+    assert isinstance(answer, SensorExecutionErrorSnap)
+    assert "CloudTrail at 'org-trail' is read with the resource 's3', which this project does not have: add" in answer.error.message
 
 
 def test_a_source_that_is_none_is_refused_at_once():
@@ -113,6 +140,10 @@ def test_a_source_that_is_none_is_refused_at_once():
         mlsec.build_audit_log_sensor(source="s3://bucket")
     with pytest.raises(ConfigurationError, match="bucket or in a directory"):
         mlsec.CloudTrail()
+    with pytest.raises(ConfigurationError, match="a single CloudTrail: put it into brackets"):
+        mlsec.guard(dg.Definitions(), audit=mlsec.CloudTrail(bucket="b"))
+    with pytest.raises(ConfigurationError, match=r"A dict was given as artifacts; expected an mlsec.ArtifactMap"):
+        mlsec.build_audit_log_sensor(source=mlsec.CloudTrail(bucket="b"), artifacts={"templates": {}})
 
 
 def test_guard_tails_logs_in_the_line_that_guards_datasets(logs, instance, dagster_home):
@@ -149,7 +180,7 @@ def test_two_logs_of_one_place_are_refused_as_how_far_each_was_read_could_not_be
     ):
         with pytest.raises(ConfigurationError, match=r"given twice.*one folder"):
             mlsec.guard(dg.Definitions(), audit=same)
-    apart = [mlsec.AzureMonitor(bucket="*"), mlsec.AzureMonitor(bucket="*", resource_key="other_account"), mlsec.CloudTrail(bucket="*")]
+    apart = [mlsec.AzureMonitor(bucket="*"), mlsec.AzureMonitor(bucket="*", resource_key="other_account"), mlsec.CloudTrail(bucket="logs")]
     assert len(mlsec.guard(dg.Definitions(), audit=apart).sensors) == 3
 
 
@@ -205,6 +236,11 @@ def test_a_clock_that_was_ten_years_ahead_does_not_put_off_the_next_reconciliati
         (lambda: mlsec.MLflow(bucket="b", cloud="ibm"), "There is no cloud 'ibm'; expected one of aws, gcp, azure"),
         (lambda: mlsec.MLflow(), "in a bucket or in a directory"),
         (lambda: mlsec.MLflow(bucket="b", directory="/logs"), "in a bucket or in a directory"),
+        (lambda: mlsec.MLflow(directory=""), "'' is no local directory"),
+        (lambda: mlsec.MLflow(directory="s3://mlflow-audit/"), "is no local directory: give the path of one, or bucket and prefix"),
+        (lambda: mlsec.CloudTrail(bucket="*"), "CloudTrail lies in one bucket: give its name"),
+        (lambda: mlsec.CloudTrail(bucket=dg.EnvVar("TRAIL")), r"bucket=EnvVar\('TRAIL'\): .* give os.environ\['TRAIL'\]"),
+        (lambda: mlsec.MLflow(directory=dg.EnvVar("LOGS")), r"directory=EnvVar\('LOGS'\)"),
     ],
 )
 def test_what_would_read_nothing_is_refused_when_it_is_written(make, said):

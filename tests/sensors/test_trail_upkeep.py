@@ -9,6 +9,7 @@ import mlsec_dagster as mlsec
 from mlsec_dagster.audit.pseudonym_keys import PseudonymKeys, create_pseudonym_keys
 from mlsec_dagster.audit.pseudonyms import Pseudonyms
 from mlsec_dagster.audit.trail import Trail
+from mlsec_dagster.errors import ConfigurationError
 from tests.audit.trail.made import line, rows
 from tests.sensors.test_audit_log import tick, trail_of
 
@@ -64,6 +65,23 @@ def test_an_edited_file_fails_the_job_and_is_named(logs, instance, dagster_home)
 
 def test_without_a_trail_there_is_nothing_to_do(instance, dagster_home):
     assert run(instance).success
+
+
+@pytest.mark.parametrize(
+    ("keep_days", "said"),
+    [({"cloudtrail": 400}, "no source 'cloudtrail'; expected some of aws.cloudtrail"), ({"default": -1}, "expected 1 or more")],
+)
+def test_a_retention_of_nothing_is_refused_when_the_project_loads_and_not_at_night(keep_days, said, logs):
+    with pytest.raises(ConfigurationError, match=said):
+        mlsec.guard(dg.Definitions(), audit=[mlsec.MLflow(directory=str(logs))], trail=mlsec.AuditTrail(keep_days=keep_days))
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"), [("trail", "give an absolute path"), ("ftp://host/trail", "expected a directory, or s3://, gs:// or abfss://")]
+)
+def test_a_trail_that_lies_nowhere_fails_the_tick_with_a_sentence(uri, said, logs, instance, dagster_home):
+    with pytest.raises(ConfigurationError, match=said):
+        tick(mlsec.build_audit_log_sensor(source=mlsec.MLflow(directory=str(logs)), trail=mlsec.AuditTrail(uri=uri)), instance)
 
 
 def test_persons_are_stored_under_pseudonyms_if_the_trail_says_so(logs, instance, dagster_home, tmp_path):

@@ -47,7 +47,11 @@ class Directory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._root = Path(path).resolve()
         if not self._root.is_dir():
-            raise ConfigurationError(f"There is no directory {printable(str(path))}. Create it, or name the one that the logs lie in.")
+            # What was given may be relative to wherever the process was started, or begin with a "~" that nobody has expanded.
+            named = printable(str(self._root))
+            if self._root.is_file():
+                raise ConfigurationError(f"{named} is a file: name the directory that the logs lie in.")
+            raise ConfigurationError(f"There is no directory {named}. Create it, or name the one that the logs lie in.")
         self.uri = f"{self._root.as_uri().rstrip('/')}/"
         self.skipped = 0
 
@@ -192,7 +196,7 @@ def _check(status: os.stat_result, found: LogObject, name: str) -> None:
 
 def _translated(error: OSError, name: str) -> StoreError:
     code = errno.errorcode.get(error.errno or 0, "OSError")
-    return failure("denied" if error.errno in {errno.EACCES, errno.EPERM} else "other", name, code)
+    return failure("forbidden" if error.errno in {errno.EACCES, errno.EPERM} else "other", name, code)
 
 
 def _text(name: str) -> str:

@@ -16,7 +16,7 @@ from mlsec_dagster.errors import StoreError
 
 Item = TypeVar("Item")
 
-Kind = Literal["changed", "throttled", "expired", "denied", "absent", "archived", "unreachable", "other"]
+Kind = Literal["changed", "throttled", "expired", "denied", "forbidden", "absent", "archived", "unreachable", "other"]
 
 PIECE: Final = 1 << 20
 """Bytes in which an object is passed on."""
@@ -25,6 +25,7 @@ _ADVICE: Final[dict[Kind, str]] = {
     "throttled": "is throttled by the storage. Nothing is lost: the next tick goes on; raise the interval or the limits if it stays so",
     "expired": "was refused: the credentials are absent or expired. Renew those of the resource that gives the client",
     "denied": "was refused: the credentials do not allow it. Grant listing and reading of it, and of its key if it is encrypted",
+    "forbidden": "was refused: the user of this process may not read it. Give that user the right to list and read it, or run as its owner",
     "absent": "is not there. Correct its name, or create it",
     "archived": "lies in an archive tier and cannot be read. Restore it, or keep logs out of the archive for as long as they are read",
     "unreachable": "could not be reached. Nothing is lost: the next tick tries again; check the network and the endpoint if it stays so",

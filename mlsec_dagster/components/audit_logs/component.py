@@ -115,7 +115,8 @@ class AuditLogComponent(SecurityComponent):
         ]
         with self.located("store"):
             known = bool(before) or has_audit_trail(beside, store, signer)
-        asset = dg.Definitions() if known else build_audit_trail_definitions(trail=trail, store=store, signer=signer)
+        with self.located("trail", "keep_days"):
+            asset = dg.Definitions() if known else build_audit_trail_definitions(trail=trail, store=store, signer=signer)
         return dg.Definitions.merge(dg.Definitions(sensors=sensors), asset)
 
     def audit_logs(self) -> Sequence[AuditLog]:

@@ -125,6 +125,9 @@ def test_names_that_are_no_text_are_found_and_read(disk: Disk) -> None:
 
 
 def test_a_directory_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(ConfigurationError, match=r"a\.jsonl is a file: name the directory"):
+        Directory(tmp_path / "a.jsonl")
     with pytest.raises(ConfigurationError, match=r"There is no directory .*nowhere\. Create it"):
         Directory(tmp_path / "nowhere")
 
@@ -134,7 +137,7 @@ def test_a_folder_that_may_not_be_read_is_told(disk: Disk) -> None:
     disk.put("closed/log", b"x")
     (disk.root / "closed").chmod(0)
     try:
-        with pytest.raises(StoreError, match=r"do not allow it.*EACCES"):
+        with pytest.raises(StoreError, match=r"may not read it.*EACCES"):
             [*disk.place().list()]
     finally:
         (disk.root / "closed").chmod(0o700)

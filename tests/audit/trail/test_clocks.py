@@ -14,7 +14,7 @@ from mlsec_dagster.audit.places import Directory
 from mlsec_dagster.audit.seals import verify_trail
 from mlsec_dagster.audit.ticks import Budget
 from mlsec_dagster.storage import log_positions
-from tests.audit.trail.made import delivery, ids, line
+from tests.audit.trail.made import delivery, ids, line, rows
 from tests.audit.trail.naive import SinceLastRun, ids_of_lines
 
 YEAR = 366 * 86_400
@@ -135,6 +135,19 @@ def test_a_hold_of_a_process_that_was_killed_binds_nobody_once_the_clock_has_mov
     assert not tick("cloudtrail").held_elsewhere
     assert ids(trail) == once(range(10), "event")
     assert verify_trail(ledger, trail) == []
+
+
+def test_an_unfinished_line_whose_writer_died_is_kept_an_hour_later_though_nothing_about_its_file_changes(clock, logs, tick, trail):
+    (logs / "a.jsonl").write_bytes(line(0) + line(1)[:40])
+    for later in (0, 600, 1200):
+        clock(later)
+        tick()
+        assert [row["kind"] for row in rows(trail, "kind")] == ["event"]
+    for later in (7200, 7800):
+        clock(later)
+        tick()
+        assert sorted(row["kind"] for row in rows(trail, "kind")) == ["event", "quarantined"]
+    assert tick().read == 0
 
 
 def test_an_unfinished_line_that_a_clock_ahead_takes_for_all_there_will_be_is_mended(clock, logs, tick, trail):

@@ -8,6 +8,7 @@ import pytest
 from mlsec_dagster.audit.completeness import watermarks
 from mlsec_dagster.audit.findings import acknowledge
 from mlsec_dagster.audit.ticks import Budget
+from tests.audit.documented import MLFLOW
 from tests.audit.trail.made import delivery, ids, line
 
 OLD = 1_600_000_000
@@ -102,3 +103,32 @@ def test_a_delivery_that_is_rewritten_is_told(logs, ingestion, ledger, trail):
 def test_a_log_without_any_object_is_told(kind, ingestion, ledger):
     ingestion(kind).tick(Budget())
     assert any("no log object at all" in each for each in problems(ledger))
+
+
+def test_what_is_no_object_of_a_log_does_not_pass_for_it(logs, ingestion, ledger):
+    (logs / "notes.txt").write_text("made today")
+    for _ in range(2):
+        ingestion("cloudtrail").tick(Budget())
+        ingestion("cloudtrail").reconcile(Budget())
+    assert any("no log object at all" in each for each in problems(ledger))
+
+
+def test_what_is_no_object_of_a_log_does_not_hide_that_it_is_quiet(logs, ingestion, ledger):
+    (logs / "a.json.gz").write_bytes(delivery(range(10)))
+    os.utime(logs / "a.json.gz", (0, time.time() - 7 * 3600))
+    reader = ingestion("cloudtrail")
+    reader.tick(Budget())
+    quiet = [each for each in problems(ledger) if "quiet" in each]
+    (logs / "notes.txt").write_text("made today")
+    reader.tick(Budget())
+    assert quiet
+    assert [each for each in problems(ledger) if "quiet" in each] == quiet
+
+
+def test_a_log_of_which_nothing_can_be_read_is_told_until_something_can(logs, ingestion, ledger):
+    (logs / "other.jsonl").write_text('{"kind": "Event"}\n' * 3)
+    ingestion("mlflow").tick(Budget())
+    assert any("None of its 3 records could be read" in each for each in problems(ledger))
+    (logs / "mlflow.jsonl").write_bytes(MLFLOW.data())
+    ingestion("mlflow").tick(Budget())
+    assert not any("could be read" in each for each in problems(ledger))

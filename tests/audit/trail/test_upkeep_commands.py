@@ -79,7 +79,10 @@ def test_retain_asks_takes_out_and_says_which_rule(home):
     assert len(home.trail.open().files()) == 6
     assert "30 rows were taken out" in home.run("retain", "--keep", rule, said="y\n")
     assert {file.day for file in home.trail.open().files()} == {"2026-05-02"}
-    assert "more than half" in home.run("retain", "--default", "1", "--yes", code=1)
+    refused = home.run("retain", "--default", "1", "--yes", code=1)
+    assert "more than half" in refused
+    assert "`mlsec trail retain --most`" in refused
+    assert "Nothing is due" not in refused
     assert json.loads(home.run("retain", "--default", "1", "--yes", "--most", "--json"))["rows"] == {"mlflow.audit": 30}
     assert verify_trail(home.ledger, home.trail) == []
     home.run("retain", code=2)
