@@ -199,12 +199,22 @@ class Head:
     def attempt_of(self, among: Sequence[str]) -> tuple[str, int] | None:
         """Which of several attempts at one batch is the one that was committed, and the version that it made; None if none of them is.
 
+        Delta Lake deletes what its log tells of commits after a month. Then files in the table still tell, for they are named after their
+        attempt; the version is the newest that is not told any more.
+
         Args:
             among: The attempts.
         """
-        for commit in self._table.history():
+        history = self._table.history()
+        for commit in history:
             if commit.get(ATTEMPT) in among:
                 return str(commit[ATTEMPT]), int(commit["version"])
+        oldest = min((int(commit["version"]) for commit in history), default=self.version + 1)
+        if oldest > 0:
+            for path in self._table.get_add_actions(flatten=True)["path"].to_pylist():
+                attempt = str(path).rpartition("/")[2].rpartition("-")[0]
+                if attempt in among:
+                    return attempt, oldest - 1
         return None
 
     def attempts(self) -> dict[int, str | None]:
