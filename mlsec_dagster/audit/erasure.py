@@ -52,6 +52,8 @@ class Found:
         mentions: Others' accesses that have the person in some text.
         days: How many are to be erased, by source and day.
         holds: What stops it: sentences.
+        left_behind: Files that were taken out of the trail before and still lie in the storage: an erasure deletes them, whosever rows
+            they have.
     """
 
     own: int = 0
@@ -59,6 +61,7 @@ class Found:
     mentions: int = 0
     days: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     holds: list[str] = field(default_factory=list[str])
+    left_behind: int = 0
 
     @property
     def rows(self) -> int:
@@ -105,7 +108,9 @@ def find(upkeep: Upkeep, person: Person, *, mentions: bool = False, progress: Pr
     with upkeep.turn():
         view = upkeep.look()
         _require_sealed(view)
-        return _search(upkeep, view, list(view.sealed.values()), person, mentions, progress)[0]
+        found = _search(upkeep, view, list(view.sealed.values()), person, mentions, progress)[0]
+        found.left_behind = len(upkeep.left_behind(view))
+        return found
 
 
 def erase(upkeep: Upkeep, person: Person, *, reason: str, mentions: bool = False, progress: Progress | None = None) -> Erased:

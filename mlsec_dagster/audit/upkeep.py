@@ -267,13 +267,18 @@ class Upkeep:
 
     def destroy_removed(self) -> list[str]:
         """Delete, at once, every file that a sealed commit took out of the table, unless it is held. Returns their paths."""
-        view = self.look()
-        gone: list[str] = []
-        for path, _, _ in self.trail.storage.listed():
-            if path in view.removed and path not in view.files and path not in view.sealed and not self.holding(view, path):
-                self.trail.storage.destroy(path)
-                gone.append(path)
+        gone = self.left_behind(self.look())
+        for path in gone:
+            self.trail.storage.destroy(path)
         return gone
+
+    def left_behind(self, view: View) -> list[str]:
+        """Paths of the files in the storage that a sealed commit took out of the table, and that no hold covers."""
+        return [
+            path
+            for path, _, _ in self.trail.storage.listed()
+            if path in view.removed and path not in view.files and path not in view.sealed and not self.holding(view, path)
+        ]
 
     @staticmethod
     def holding(view: View, path: str) -> Hold | None:
