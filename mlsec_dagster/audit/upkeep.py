@@ -193,17 +193,24 @@ class Upkeep:
                 deleted from it, for it might be all that is left.
             LedgerError: The ledger is not what was signed.
         """
-        # In this order: of a commit that is in the table's log, the intent was there before, and its seal before the intent was done.
-        head = self.trail.open()
-        files = {file.path: file for file in head.files()}
-        attempts = head.attempts()
-        with self.database.read() as connection:
-            intents = log_positions.all_open_intents(connection)
-        entries = sealed_entries(self.ledger, self.trail.uri)
-        commits = [commit for commit, _ in entries]
+        for _ in range(_CONFLICTS):
+            # In this order: of a commit that is in the table's log, the intent was there before, and its seal before the intent was done.
+            head = self.trail.open()
+            files = {file.path: file for file in head.files()}
+            attempts = head.attempts()
+            with self.database.read() as connection:
+                intents = log_positions.all_open_intents(connection)
+            entries = sealed_entries(self.ledger, self.trail.uri)
+            commits = [commit for commit, _ in entries]
+            newest = max((commit.version for commit in commits), default=0)
+            if newest <= head.version or self.trail.open().version < newest:
+                break  # Else somebody has committed and sealed in between, and nothing was rolled back.
+        else:
+            raise StoreError(
+                f"The trail {self.trail.uri} is written to all the time, so that it could not be compared with its seals; later."
+            )
         known = {commit.attempt for commit in commits} | {intent.attempt for intent in intents}
         unsigned = sorted(version for version, attempt in attempts.items() if attempt not in known)
-        newest = max((commit.version for commit in commits), default=0)
         if unsigned or newest > head.version or {commit.table for commit in commits} - {head.identity}:
             what = (
                 f"version {unsigned[0]} of the table was sealed by nobody"
