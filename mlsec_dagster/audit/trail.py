@@ -17,6 +17,7 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ import pyarrow as pa
 from mlsec_dagster.audit.files import Files, TrailFile, local_path
 from mlsec_dagster.audit.schema import PARTITIONS, SCHEMA
 from mlsec_dagster.audit.times import rfc3339
-from mlsec_dagster.errors import StoreError, UnverifiableError
+from mlsec_dagster.errors import ConfigurationError, StoreError, UnverifiableError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 ATTEMPT: Final = "mlsec.attempt"
 WHY: Final = "mlsec.why"
 
+_MISREAD: Final = re.compile(r"[?#\\\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _RECENT: Final = 50
 _ASKED: Final = 5
 _NOBODY: Final = "none-"
@@ -54,10 +56,18 @@ class Trail:
     Args:
         uri: A directory, or where Delta Lake can write: s3://bucket/prefix, gs://…, abfss://….
         options: Delta Lake's storage options (credentials, region).
+
+    Raises:
+        ConfigurationError: A directory whose name Delta Lake takes for another one.
     """
 
     def __init__(self, uri: str, options: Mapping[str, str] | None = None) -> None:
         path = local_path(uri)
+        if path is not None and (sign := _MISREAD.search(path.as_posix())) is not None:
+            raise ConfigurationError(
+                f"The audit trail cannot lie in the directory {str(path)!r}: Delta Lake reads {sign[0]!r} in a path as something else. "
+                "Choose a directory without '?', '#', backslashes, control characters and '%' before two hexadecimal digits."
+            )
         self.uri = str(path) if path is not None else uri.rstrip("/")
         self.storage = Files(self.uri, dict(options) if options else None)
 
