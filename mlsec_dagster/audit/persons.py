@@ -51,12 +51,14 @@ class Matches:
         quarantined: Records that could not be read and whose text has the person in it.
         mentions: Other rows, somebody else's accesses, with the person anywhere in a text.
         placed: Rows of these whose log object has the person in its name.
+        elsewhere: All other rows whose log object has, and that have the person nowhere else.
     """
 
     own: Any
     quarantined: Any
     mentions: Any
     placed: Any
+    elsewhere: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,9 @@ class Person:
             anywhere = pc.or_(anywhere, _with(table.column(column), self.known_by, _BEFORE, _SUFFIX))
         placed = _with(table.column("log_object"), self.known_by, _ANY, _ANY)
         raw = pc.and_(anywhere, quarantined)
-        return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed)
+        named = _with(table.column("log_object"), self.known_by, _BEFORE, _SUFFIX)
+        elsewhere = pc.and_not(pc.and_not(named, anywhere), own)
+        return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed, elsewhere)
 
 
 def _one_of(column: Any, values: Sequence[str]) -> Any:

@@ -266,3 +266,18 @@ def test_a_name_is_found_in_the_forms_of_urls_and_json(logs, tick, trail, upkeep
     tick()
     assert find(upkeep, Person(names=["Jörg Weiß"])).quarantined == 4
     assert find(upkeep, Person(names=["山田太"])).quarantined == 2
+
+
+def test_others_rows_lose_the_name_of_a_log_object_that_names_the_person(logs, tick, trail, upkeep, ledger):
+    (logs / f"{MARY}.jsonl").write_bytes(b"".join(line(each, user=MARY if each else "bob") for each in range(3)))
+    tick()
+    person = Person(emails=[MARY])
+    assert (find(upkeep, person).own, find(upkeep, person).mentions) == (2, 1)
+    erase(upkeep, person, reason="DSR-2026-118")
+    assert [row["principal"] for row in rows(trail) if row["log_object"]] == ["bob"]
+    assert find(upkeep, person).mentions == 1
+    erase(upkeep, person, reason="DSR-2026-119", mentions=True)
+    assert traces(trail) == []
+    assert [row["principal"] for row in rows(trail) if row["kind"] == "event"] == ["bob"]
+    assert find(upkeep, person).mentions == 0
+    assert verify_trail(ledger, trail) == []
