@@ -234,11 +234,11 @@ class GCPLayout(Layout):
         names = [*place.folders()]
         if any(_YEAR.fullmatch(name) for name in names):
             yield from day_folders(place, "", first_day(now, days))
-        elif "cloudaudit.googleapis.com" in names:
+        if "cloudaudit.googleapis.com" in names:
             for log in place.folders("cloudaudit.googleapis.com/"):
                 yield from day_folders(place, f"cloudaudit.googleapis.com/{log}/", first_day(now, days))
         else:
-            for folder in names:
+            for folder in (name for name in names if not _YEAR.fullmatch(name)):
                 for log in dated_folders(place, f"{folder}/", _YEAR, 4):
                     yield from day_folders(place, log, first_day(now, days))
 

@@ -106,6 +106,22 @@ def test_no_folder_beside_it_hides_a_trail(disk: Disk, root: str, planted: str) 
     assert keys[1] in digests
 
 
+@pytest.mark.parametrize(
+    ("layout", "key", "planted"),
+    [
+        (GCPLayout(), "cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "2026"),
+        (GCPLayout(), "sink/cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "2026"),
+        (GCPLayout(), "sink/cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "sink/2026"),
+        (AzureLayout(), f"insights-logs-storageread/{RESOURCE}/y=2026/m=05/d=01/h=00/m=00/PT1H.json", "insights-logs-storageread/y=2026"),
+        (AzureLayout(), f"{RESOURCE}/y=2026/m=05/d=01/h=00/m=00/PT1H.json", "y=2026"),
+    ],
+)
+def test_no_folder_of_a_year_hides_those_beside_it(disk: Disk, layout: Layout, key: str, planted: str) -> None:
+    disk.put(key, b"x")
+    disk.put(f"{planted}/m=05/d=01/x", b"x")
+    assert found(layout, disk.place("")) == [key]
+
+
 def test_an_organisations_trail_and_an_accounts_own_share_a_bucket_at_its_root(disk: Disk) -> None:
     keys = [f"AWSLogs/{trail(OTHER, '2026/05/01')}", f"o-exampleorgid/AWSLogs/o-exampleorgid/{trail(ACCOUNT, '2026/05/01')}"]
     for key in keys:
