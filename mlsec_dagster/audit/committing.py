@@ -13,6 +13,7 @@ import msgspec
 
 from mlsec_dagster.audit.batches import Batch, Tally
 from mlsec_dagster.audit.files import TrailFile
+from mlsec_dagster.audit.intents import is_signed, signed, told
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.state import LocationState
 from mlsec_dagster.audit.ticks import Report
@@ -66,7 +67,9 @@ class Committing:
         content = _Content(batch.files, positions, batch.tally, incomplete)
         if batch.files:
             with self._database.write() as connection:
-                intent = Intent(batch.attempt, batch.number, msgspec.msgpack.encode(content))
+                said = msgspec.msgpack.encode(content)
+                said = signed(self._ledger, self._trail, self._uri, batch.attempt, batch.number, said)
+                intent = Intent(batch.attempt, batch.number, said)
                 log_positions.record_intent(connection, self._location, intent)
             batch.intended = True
             self._finish(batch.attempt, batch.number, self._committed(batch), content)
@@ -86,12 +89,15 @@ class Committing:
             StoreError: The trail or the database cannot be read or written.
         """
         with self._database.read() as connection:
-            intents = log_positions.open_intents(connection, self._location)
+            found = log_positions.open_intents(connection, self._location)
+        intents = [intent for intent in found if is_signed(self._ledger, self._trail, self._uri, intent)]
+        for attempt in {intent.attempt for intent in found} - {intent.attempt for intent in intents}:
+            self._lost(attempt)  # Nothing is sealed or deleted on its word; if there is such a commit, `mlsec verify` names it.
         for number in sorted({intent.number for intent in intents}):
             tried = {intent.attempt: intent for intent in intents if intent.number == number}
             committed = self._trail.fate(self._uri, number, list(tried))
             for attempt, intent in tried.items():
-                content = msgspec.msgpack.decode(intent.content, type=_Content)
+                content = msgspec.msgpack.decode(told(intent.content), type=_Content)
                 if committed is not None and committed[0] == attempt:
                     self._finish(attempt, number, committed[1], content)
                     report.recovered += 1

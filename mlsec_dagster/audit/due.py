@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlsec_dagster.audit.files import TrailFile
+from mlsec_dagster.audit.intents import told
 
 if TYPE_CHECKING:
     from mlsec_dagster.storage.database import Database
@@ -48,7 +49,7 @@ def due_files(database: "Database") -> Due:
         intents = all_open_intents(connection)
     for intent in intents:
         try:
-            content = msgspec.msgpack.decode(intent.content, type=_Intended)
+            content = msgspec.msgpack.decode(told(intent.content), type=_Intended)
         except (msgspec.DecodeError, msgspec.ValidationError):
             continue  # Nobody can say what it meant: then its files are as unknown as any.
         added.update((file.path, file.digest) for file in content.files)

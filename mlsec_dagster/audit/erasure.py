@@ -49,9 +49,11 @@ class Found:
     Attributes:
         own: The person's accesses.
         quarantined: Records that could not be read and have the person in their text.
-        mentions: Others' accesses that have the person in some text.
+        mentions: Others' accesses that have the person in some text, or in the name of their log object.
         days: How many are to be erased, by source and day.
         holds: What stops it: sentences.
+        left_behind: Files that were taken out of the trail before and still lie in the storage: an erasure deletes them, whosever rows
+            they have.
     """
 
     own: int = 0
@@ -59,6 +61,7 @@ class Found:
     mentions: int = 0
     days: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     holds: list[str] = field(default_factory=list[str])
+    left_behind: int = 0
 
     @property
     def rows(self) -> int:
@@ -105,7 +108,9 @@ def find(upkeep: Upkeep, person: Person, *, mentions: bool = False, progress: Pr
     with upkeep.turn():
         view = upkeep.look()
         _require_sealed(view)
-        return _search(upkeep, view, list(view.sealed.values()), person, mentions, progress)[0]
+        found = _search(upkeep, view, list(view.sealed.values()), person, mentions, progress)[0]
+        found.left_behind = len(upkeep.left_behind(view))
+        return found
 
 
 def erase(upkeep: Upkeep, person: Person, *, reason: str, mentions: bool = False, progress: Progress | None = None) -> Erased:
@@ -181,7 +186,8 @@ def _search(
         with verified_copy(upkeep.trail, file) as opened:
             for table in tables_of(opened, COLUMNS):
                 matches = person.matches(table)
-                own, raw, mentioned = (int(pc.sum(mask).as_py() or 0) for mask in (matches.own, matches.quarantined, matches.mentions))
+                others = pc.or_(matches.mentions, matches.elsewhere)
+                own, raw, mentioned = (int(pc.sum(mask).as_py() or 0) for mask in (matches.own, matches.quarantined, others))
                 found.own, found.quarantined, found.mentions = found.own + own, found.quarantined + raw, found.mentions + mentioned
                 count += own + raw + (mentioned if mentions else 0)
         if count:
@@ -222,7 +228,9 @@ def _without(table: pa.Table, person: Person, mentions: bool) -> pa.Table:
     matches = person.matches(table)
     mask: Any = pc.or_(matches.own, matches.quarantined)
     mask = pc.or_(mask, matches.mentions) if mentions else mask
-    if not np.any(mask.to_numpy()):
+    # Of a row that only lies in a log object of the person's name nothing else tells of the person.
+    unplaced = pc.or_(pc.and_(mask, matches.placed), pc.and_(matches.elsewhere, mentions))
+    if not np.any(pc.or_(mask, unplaced).to_numpy()):
         return table
     columns: list[Any] = []
     for member in FILE_SCHEMA:
@@ -230,7 +238,7 @@ def _without(table: pa.Table, person: Person, mentions: bool) -> pa.Table:
         if member.name == "kind":
             column = pc.if_else(mask, "erased", column)
         elif member.name == "log_object":
-            column = pc.if_else(pc.and_(mask, matches.placed), pa.scalar(None, member.type), column)
+            column = pc.if_else(unplaced, pa.scalar(None, member.type), column)
         elif member.name not in KEPT:
             column = pc.if_else(mask, pa.scalar(None, member.type), column)
         columns.append(column)

@@ -142,26 +142,29 @@ class CloudTrailLayout(Layout):
     def _regions(self, place: Place, service: str, prefix: str, depth: int) -> Iterator[str]:
         """Folders of regions, with what precedes them."""
         names = sorted(place.folders(prefix))
+        # One bucket may hold trails of several prefixes, and whoever may write to it any folder beside them: none hides another.
         if service in names:
             yield from (f"{prefix}{service}/{region}/" for region in sorted(place.folders(f"{prefix}{service}/")))
-        elif accounts := [name for name in names if self._ACCOUNT.fullmatch(name) or self._ORGANIZATION.fullmatch(name)]:
-            for name in accounts:
-                if not self._ACCOUNT.fullmatch(name):
-                    yield from self._regions(place, service, f"{prefix}{name}/", depth)
-                elif not self.accounts or name in self.accounts:
-                    below = f"{prefix}{name}/{service}/"
-                    yield from (f"{below}{region}/" for region in sorted(place.folders(below)))
-                else:
-                    yield f"{prefix}{name}/"  # There, but not wanted: so the layout is known.
-        elif "AWSLogs" in names:
-            yield from self._regions(place, service, f"{prefix}AWSLogs/", depth)
-        elif regions := [name for name in names if self._REGION.fullmatch(name)]:
-            yield from (f"{prefix}{region}/" for region in regions)
-        elif any(_YEAR.fullmatch(name) for name in names):
+        for name in names:
+            if name == "AWSLogs" or self._ORGANIZATION.fullmatch(name):
+                yield from self._regions(place, service, f"{prefix}{name}/", depth)
+            elif self._ACCOUNT.fullmatch(name) and (not self.accounts or name in self.accounts):
+                below = f"{prefix}{name}/{service}/"
+                yield from (f"{below}{region}/" for region in sorted(place.folders(below)))
+            elif self._ACCOUNT.fullmatch(name):
+                yield f"{prefix}{name}/"  # There, but not wanted: so the layout is known.
+        if service in names or any(self._known(name) for name in names):
+            return
+        if any(_YEAR.fullmatch(name) for name in names):
             yield prefix
-        elif depth:
-            for name in names:
+        for name in names:
+            if self._REGION.fullmatch(name):
+                yield f"{prefix}{name}/"
+            elif depth and not _YEAR.fullmatch(name):
                 yield from self._regions(place, service, f"{prefix}{name}/", depth - 1)
+
+    def _known(self, name: str) -> bool:
+        return name == "AWSLogs" or self._ACCOUNT.fullmatch(name) is not None or self._ORGANIZATION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -231,11 +234,11 @@ class GCPLayout(Layout):
         names = [*place.folders()]
         if any(_YEAR.fullmatch(name) for name in names):
             yield from day_folders(place, "", first_day(now, days))
-        elif "cloudaudit.googleapis.com" in names:
+        if "cloudaudit.googleapis.com" in names:
             for log in place.folders("cloudaudit.googleapis.com/"):
                 yield from day_folders(place, f"cloudaudit.googleapis.com/{log}/", first_day(now, days))
         else:
-            for folder in names:
+            for folder in (name for name in names if not _YEAR.fullmatch(name)):
                 for log in dated_folders(place, f"{folder}/", _YEAR, 4):
                     yield from day_folders(place, log, first_day(now, days))
 

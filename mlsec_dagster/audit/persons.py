@@ -12,7 +12,9 @@ matches.own, matches.quarantined, matches.mentions     # a mask of the table's r
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Self
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,10 +32,11 @@ COLUMNS: Final = ("kind", "log_object", *_TEXTS)
 """Columns that have to be read to find a person."""
 
 _SHORTEST: Final = 3
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 _ANY: Final = ""
 # What would make another address of it: more letters, and points and hyphens with more letters behind them.
-_BEFORE: Final = r"(?:^|[^\pL\pN_.+-]|\\[nrtbf]|%[0-9A-Fa-f]{2})"
+_BEFORE: Final = r"(?:^|[^\pL\pN_.+-]|\\[nrtbf]|\\u00[0-3][0-9A-Fa-f]|%[0-9A-Fa-f]{2})"
 _BEHIND: Final = r"(?:$|[^\pL\pN_.-]|[.-](?:$|[^\pL\pN_]))"
 # In a text that is no identity, a point may also begin what a file's name ends in.
 _SUFFIX: Final = r"(?:$|[^\pL\pN_-]|-(?:$|[^\pL\pN_]))"
@@ -48,12 +51,14 @@ class Matches:
         quarantined: Records that could not be read and whose text has the person in it.
         mentions: Other rows, somebody else's accesses, with the person anywhere in a text.
         placed: Rows of these whose log object has the person in its name.
+        elsewhere: All other rows whose log object has, and that have the person nowhere else.
     """
 
     own: Any
     quarantined: Any
     mentions: Any
     placed: Any
+    elsewhere: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,9 @@ class Person:
             anywhere = pc.or_(anywhere, _with(table.column(column), self.known_by, _BEFORE, _SUFFIX))
         placed = _with(table.column("log_object"), self.known_by, _ANY, _ANY)
         raw = pc.and_(anywhere, quarantined)
-        return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed)
+        named = _with(table.column("log_object"), self.known_by, _BEFORE, _SUFFIX)
+        elsewhere = pc.and_not(pc.and_not(named, anywhere), own)
+        return Matches(own, raw, pc.and_not(pc.and_not(anywhere, raw), own), placed, elsewhere)
 
 
 def _one_of(column: Any, values: Sequence[str]) -> Any:
@@ -131,13 +138,33 @@ def _one_of(column: Any, values: Sequence[str]) -> Any:
 
 def _with(column: Any, texts: Sequence[str], before: str, behind: str) -> Any:
     """Where one of the texts is, between such signs. The pattern is dear, so what cannot have any of them is not held against it."""
-    words = {max(text.split("@"), key=len) for text in texts}
+    words = {max(_PLAIN.findall(text), key=len, default="") for text in texts}
     if column.null_count == len(column) or not any(pc.any(pc.match_substring(column, word, ignore_case=True)).as_py() for word in words):
         return pa.chunked_array([pa.repeat(pa.scalar(False), len(chunk)) for chunk in column.chunks], pa.bool_())
     return pc.fill_null(pc.match_substring_regex(column, _pattern(texts, before, behind)), False)
 
 
 def _pattern(texts: Sequence[str], before: str, behind: str) -> str:
-    """Any of the texts in any case, also with the escapes that URLs and JSON have for an @ (RE2)."""
-    words = "|".join(re.escape(text).replace("@", r"(?:@|%40|%2540|\\u0040)") for text in sorted(set(texts), key=len, reverse=True))
+    """Any of the texts in any case, also with the escapes that URLs and JSON have for signs (RE2)."""
+    forms = {normalize(form, text) for text in texts for form in ("NFC", "NFD")} | {*texts}
+    words = "|".join("".join(map(_sign, text)) for text in sorted(forms, key=len, reverse=True))
     return f"(?i){before}(?:{words}){behind}"
+
+
+@lru_cache(maxsize=4096)
+def _sign(sign: str) -> str:
+    """A sign as it is, percent-encoded once or twice, and as JSON escapes it; letters and digits of ASCII are never escaped."""
+    if _PLAIN.fullmatch(sign):
+        return re.escape(sign)
+    either = [re.escape(sign)]
+    # As regular expressions compare letters in any case, so escapes of both cases are meant.
+    for each in dict.fromkeys((sign, sign.lower(), sign.upper())):
+        data = each.encode("utf-8", "surrogatepass")
+        units = each.encode("utf-16-be", "surrogatepass")
+        either.append("".join(f"%(?:25)?{byte:02x}" for byte in data))
+        either.append("".join(rf"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)))
+    if sign == " ":
+        either.append(r"\+")
+    if sign in '/"\\':
+        either.append(re.escape(f"\\{sign}"))
+    return f"(?:{'|'.join(dict.fromkeys(either))})"

@@ -91,7 +91,7 @@ def expire(upkeep: Upkeep, retention: Retention, *, now: float | None = None, mo
     with upkeep.turn():
         view = upkeep.look()
         now = view.clock(now)
-        for source in sorted({file.source for file in view.files.values()}):
+        for source in sorted({_sealed(view, path).source for path in view.files}):
             due = _due(view, source, retention, now, report, most=most)
             if due is None:
                 continue
@@ -109,16 +109,16 @@ def _due(view: View, source: str, retention: Retention, now: float, report: Expi
     if limit is None:
         return None
     first, rule = limit
-    files = [file for file in view.files.values() if file.source == source]
+    files = [file for path in view.files if (file := _sealed(view, path)).source == source]
     old = [file for file in files if file.day < first]
-    # What nobody signed for stays where it can be looked at.
-    unsigned = [file.path for file in old if file.path not in view.sealed and file.path not in view.pending]
-    report.refused += [f"{view.difference(path)} It stays." for path in unsigned]
+    # What nobody signed for stays where it can be looked at, and so does what the table's log tells otherwise than it was sealed.
+    wrong = {file.path: told for file in old if file.path not in view.pending and (told := view.difference(file.path)) is not None}
+    report.refused += [f"{told} It stays." for told in wrong.values()]
     holds: dict[str, Hold | None] = {day: view.held(source, day) for day in {file.day for file in old}}
     for day, hold in sorted(holds.items()):
         if hold is not None:
             report.held.setdefault((source, hold.name), []).append(day)
-    going = [view.sealed[file.path] for file in old if file.path in view.sealed and holds[file.day] is None]
+    going = [file for file in old if file.path in view.sealed and file.path not in wrong and holds[file.day] is None]
     days, all_days = {file.day for file in going}, {file.day for file in files}
     if not going:
         return None
@@ -130,3 +130,8 @@ def _due(view: View, source: str, retention: Retention, now: float, report: Expi
         )
         return None
     return going, f"{rule}; days before {first}"
+
+
+def _sealed(view: View, path: str) -> TrailFile:
+    """A file of the table as it was sealed: the table's log could tell an old day of a new file, and have it taken out."""
+    return view.sealed.get(path, view.files[path])

@@ -17,6 +17,7 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ ATTEMPT: Final = "mlsec.attempt"
 WHY: Final = "mlsec.why"
 
 _SCHEMES: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "azure", "adl"})
+_MISREAD: Final = re.compile(r"[?#\\\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _RECENT: Final = 50
 _ASKED: Final = 5
 _NOBODY: Final = "none-"
@@ -57,13 +59,18 @@ class Trail:
         options: Delta Lake's storage options (credentials, region).
 
     Raises:
-        ConfigurationError: It is the URI of something else.
+        ConfigurationError: It is the URI of something else, or a directory whose name Delta Lake takes for another one.
     """
 
     def __init__(self, uri: str, options: Mapping[str, str] | None = None) -> None:
         path = local_path(uri)
         if path is None and uri.partition("://")[0] not in _SCHEMES:
             raise ConfigurationError(f"The audit trail cannot lie at {uri!r}: expected a directory, or s3://, gs:// or abfss://.")
+        if path is not None and (sign := _MISREAD.search(path.as_posix())) is not None:
+            raise ConfigurationError(
+                f"The audit trail cannot lie in the directory {str(path)!r}: Delta Lake reads {sign[0]!r} in a path as something else. "
+                "Choose a directory without '?', '#', backslashes, control characters and '%' before two hexadecimal digits."
+            )
         self.uri = str(path) if path is not None else uri.rstrip("/")
         self.storage = Files(self.uri, dict(options) if options else None)
 
@@ -205,12 +212,22 @@ class Head:
     def attempt_of(self, among: Sequence[str]) -> tuple[str, int] | None:
         """Which of several attempts at one batch is the one that was committed, and the version that it made; None if none of them is.
 
+        Delta Lake deletes what its log tells of commits after a month. Then files in the table still tell, for they are named after their
+        attempt; the version is the newest that is not told any more.
+
         Args:
             among: The attempts.
         """
-        for commit in self._table.history():
+        history = self._table.history()
+        for commit in history:
             if commit.get(ATTEMPT) in among:
                 return str(commit[ATTEMPT]), int(commit["version"])
+        oldest = min((int(commit["version"]) for commit in history), default=self.version + 1)
+        if oldest > 0:
+            for path in self._table.get_add_actions(flatten=True)["path"].to_pylist():
+                attempt = str(path).rpartition("/")[2].rpartition("-")[0]
+                if attempt in among:
+                    return attempt, oldest - 1
         return None
 
     def attempts(self) -> dict[int, str | None]:

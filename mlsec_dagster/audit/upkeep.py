@@ -20,6 +20,7 @@ from uuid import uuid4
 import msgspec
 
 from mlsec_dagster.audit.files import TrailFile
+from mlsec_dagster.audit.intents import is_signed, signed, told
 from mlsec_dagster.audit.legal_hold import Hold, active_holds, covering
 from mlsec_dagster.audit.seals import Commit, Why, expected_files, seal, sealed_entries
 from mlsec_dagster.audit.trail import Head, Trail, TrailConflictError
@@ -165,13 +166,18 @@ class Upkeep:
     def recover(self) -> int:
         """Find out what became of what somebody left between intent and done, and finish it. Returns how many commits were sealed."""
         with self.database.read() as connection:
-            intents = log_positions.open_intents(connection, self._location)
+            found = log_positions.open_intents(connection, self._location)
+        intents = [intent for intent in found if is_signed(self.ledger, self.trail, self.uri, intent)]
+        with self.database.write() as connection:
+            # Nothing is sealed or deleted on the word of the others; if there is such a commit, `look` and `mlsec verify` name it.
+            for attempt in {intent.attempt for intent in found} - {intent.attempt for intent in intents}:
+                log_positions.settle(connection, self._location, attempt, "lost")
         sealed = 0
         for number in sorted({intent.number for intent in intents}):
             tried = {intent.attempt: intent for intent in intents if intent.number == number}
             committed = self.trail.fate(self.uri, number, list(tried))
             for attempt, intent in tried.items():
-                change = msgspec.msgpack.decode(intent.content, type=Change)
+                change = msgspec.msgpack.decode(told(intent.content), type=Change)
                 if committed is not None and committed[0] == attempt:
                     self._finish(attempt, number, committed[1], change)
                     sealed += 1
@@ -187,17 +193,24 @@ class Upkeep:
                 deleted from it, for it might be all that is left.
             LedgerError: The ledger is not what was signed.
         """
-        # In this order: of a commit that is in the table's log, the intent was there before, and its seal before the intent was done.
-        head = self.trail.open()
-        files = {file.path: file for file in head.files()}
-        attempts = head.attempts()
-        with self.database.read() as connection:
-            intents = log_positions.all_open_intents(connection)
-        entries = sealed_entries(self.ledger, self.trail.uri)
-        commits = [commit for commit, _ in entries]
+        for _ in range(_CONFLICTS):
+            # In this order: of a commit that is in the table's log, the intent was there before, and its seal before the intent was done.
+            head = self.trail.open()
+            files = {file.path: file for file in head.files()}
+            attempts = head.attempts()
+            with self.database.read() as connection:
+                intents = log_positions.all_open_intents(connection)
+            entries = sealed_entries(self.ledger, self.trail.uri)
+            commits = [commit for commit, _ in entries]
+            newest = max((commit.version for commit in commits), default=0)
+            if newest <= head.version or self.trail.open().version < newest:
+                break  # Else somebody has committed and sealed in between, and nothing was rolled back.
+        else:
+            raise StoreError(
+                f"The trail {self.trail.uri} is written to all the time, so that it could not be compared with its seals; later."
+            )
         known = {commit.attempt for commit in commits} | {intent.attempt for intent in intents}
         unsigned = sorted(version for version, attempt in attempts.items() if attempt not in known)
-        newest = max((commit.version for commit in commits), default=0)
         if unsigned or newest > head.version or {commit.table for commit in commits} - {head.identity}:
             what = (
                 f"version {unsigned[0]} of the table was sealed by nobody"
@@ -213,7 +226,7 @@ class Upkeep:
         pending = frozenset(
             file.path
             for intent in intents
-            for content in (msgspec.msgpack.decode(intent.content, type=_Files),)
+            for content in (msgspec.msgpack.decode(told(intent.content), type=_Files),)
             for file in (*content.files, *content.removed)
         )
         holds = active_holds(self.ledger, self.trail)
@@ -245,8 +258,9 @@ class Upkeep:
                 raise VerificationError(f"The legal hold {hold.name} was set meanwhile and covers some of it; nothing was done.")
             if number is None:
                 number = head.number(self.uri) + 1
+                said = signed(self.ledger, self.trail, self.uri, attempt, number, msgspec.msgpack.encode(change))
                 with self.database.write() as connection:
-                    log_positions.record_intent(connection, self._location, Intent(attempt, number, msgspec.msgpack.encode(change)))
+                    log_positions.record_intent(connection, self._location, Intent(attempt, number, said))
             elif head.number(self.uri) >= number:
                 break  # This process was taken for dead.
             try:
@@ -267,13 +281,18 @@ class Upkeep:
 
     def destroy_removed(self) -> list[str]:
         """Delete, at once, every file that a sealed commit took out of the table, unless it is held. Returns their paths."""
-        view = self.look()
-        gone: list[str] = []
-        for path, _, _ in self.trail.storage.listed():
-            if path in view.removed and path not in view.files and path not in view.sealed and not self.holding(view, path):
-                self.trail.storage.destroy(path)
-                gone.append(path)
+        gone = self.left_behind(self.look())
+        for path in gone:
+            self.trail.storage.destroy(path)
         return gone
+
+    def left_behind(self, view: View) -> list[str]:
+        """Paths of the files in the storage that a sealed commit took out of the table, and that no hold covers."""
+        return [
+            path
+            for path, _, _ in self.trail.storage.listed()
+            if path in view.removed and path not in view.files and path not in view.sealed and not self.holding(view, path)
+        ]
 
     @staticmethod
     def holding(view: View, path: str) -> Hold | None:

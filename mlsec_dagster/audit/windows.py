@@ -50,12 +50,12 @@ def day_folders(place: Place, prefix: str, start: date, names: tuple[str, str, s
 
 
 def dated_folders(place: Place, prefix: str, year: re.Pattern[str], depth: int) -> Iterator[str]:
-    """Folders that hold folders of years."""
+    """Folders that hold folders of years. Whoever puts a folder of a year beside others does not hide these."""
     names = sorted(place.folders(prefix))
     if any(year.fullmatch(name) for name in names):
         yield prefix
-    elif depth:
-        for name in names:
+    for name in names if depth else ():
+        if not year.fullmatch(name):
             yield from dated_folders(place, f"{prefix}{name}/", year, depth - 1)
 
 

@@ -111,7 +111,8 @@ def erase(
         if found.holds:
             raise VerificationError(f"{found.holds[0]} Nothing was erased; lift the hold first, if it may be.")
         report = None
-        if found.rows and not dry_run:
+        # Rows that expired or were erased before are in no version in force, and their files are there until the grace is over.
+        if (found.rows or found.left_behind) and not dry_run:
             words = f"erase {found.rows}"
             if not yes and click.prompt(f"This cannot be undone. Type '{words}' to go on", default="", show_default=False) != words:
                 raise click.Abort
@@ -119,6 +120,7 @@ def erase(
     if as_json:
         days = [{"source": source, "day": day, "rows": rows} for (source, day), rows in sorted(found.days.items())]
         document = {"dry_run": dry_run, "own": found.own, "quarantined": found.quarantined, "mentions": found.mentions, "days": days}
+        document["files_left_behind"] = found.left_behind
         if report is not None:
             document |= {"erased": report.found.rows, "files_deleted": report.deleted, "orphans": report.orphans, "kept": report.kept}
         say_json(document)
@@ -146,6 +148,11 @@ def _say_found(found: "Found", mentions: bool) -> None:
         say(
             f"{counted(found.mentions, 'access', 'accesses')} by others name the person"
             + ("." if mentions else " and stay; see --mentions.")
+        )
+    if found.left_behind:
+        say(
+            f"{counted(found.left_behind, 'file')} that were taken out of the trail before still lie in the storage, and may hold such "
+            "rows: erasing deletes them too."
         )
     for sentence in found.holds:
         say(sentence, style="yellow")

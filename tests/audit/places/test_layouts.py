@@ -87,6 +87,48 @@ def test_an_organization_and_an_account_of_its_own_share_a_bucket(disk: Disk) ->
     assert found(CloudTrailLayout(), disk.place()) == sorted(keys)
 
 
+PLANTED = ["CloudTrail", "CloudTrail-Digest", "o-aaaaaaaaaaaa", "000000000000", "eu-west-9", "2026", "a/2026"]
+
+
+@pytest.mark.parametrize(
+    ("root", "planted"),
+    [(root, each) for root in ("AWSLogs/", "o-exampleorgid/AWSLogs/o-exampleorgid/", "") for each in PLANTED]
+    # Where the prefix of one trail is known, others of prefixes that are not are found when everything is listed.
+    + [("some/prefix/AWSLogs/", each) for each in PLANTED[4:]],
+)
+def test_no_folder_beside_it_hides_a_trail(disk: Disk, root: str, planted: str) -> None:
+    keys = [root + trail(ACCOUNT, "2026/05/01"), root + trail(ACCOUNT, "2026/05/01", kind="CloudTrail-Digest")]
+    for key in (*keys, f"{planted}/x/y"):
+        disk.put(key, b"x")
+    place = disk.place("")
+    assert set(keys[:1]) <= set(found(CloudTrailLayout(), place))
+    digests = {each.key for prefix in CloudTrailLayout().digest_window(place, NOW, 2) for each in place.list(prefix)}
+    assert keys[1] in digests
+
+
+@pytest.mark.parametrize(
+    ("layout", "key", "planted"),
+    [
+        (GCPLayout(), "cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "2026"),
+        (GCPLayout(), "sink/cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "2026"),
+        (GCPLayout(), "sink/cloudaudit.googleapis.com/data_access/2026/05/01/00:00:00_00:59:59_S0.json", "sink/2026"),
+        (AzureLayout(), f"insights-logs-storageread/{RESOURCE}/y=2026/m=05/d=01/h=00/m=00/PT1H.json", "insights-logs-storageread/y=2026"),
+        (AzureLayout(), f"{RESOURCE}/y=2026/m=05/d=01/h=00/m=00/PT1H.json", "y=2026"),
+    ],
+)
+def test_no_folder_of_a_year_hides_those_beside_it(disk: Disk, layout: Layout, key: str, planted: str) -> None:
+    disk.put(key, b"x")
+    disk.put(f"{planted}/m=05/d=01/x", b"x")
+    assert found(layout, disk.place("")) == [key]
+
+
+def test_an_organisations_trail_and_an_accounts_own_share_a_bucket_at_its_root(disk: Disk) -> None:
+    keys = [f"AWSLogs/{trail(OTHER, '2026/05/01')}", f"o-exampleorgid/AWSLogs/o-exampleorgid/{trail(ACCOUNT, '2026/05/01')}"]
+    for key in keys:
+        disk.put(key, b"x")
+    assert found(CloudTrailLayout(), disk.place("")) == keys
+
+
 def test_copies_of_cloudtrail_files_without_folders_are_found(disk: Disk) -> None:
     name = trail(ACCOUNT, "2023/07/10").rpartition("/")[2]
     for key in (name, "notes.txt", name.replace("CloudTrail", "CloudTrail-Digest")):

@@ -1,10 +1,12 @@
 """Whoever stops anywhere, the trail has every delivered access, once."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -389,3 +391,26 @@ def crash(where: str, run) -> None:
             patched.setattr(Batch, "finish", killed)
         with suppress(Killed):
             run()
+
+
+def test_a_commit_that_is_older_than_the_tables_log_tells_is_still_known(ingestion, trail, ledger, logs, monkeypatch):
+    """Whoever was killed before the seal and comes again after a month: Delta Lake has cleaned its log by then."""
+    (logs / "a.jsonl").write_bytes(b"".join(map(line, range(10))))
+    with monkeypatch.context() as killed:
+        killed.setattr(committing, "seal", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            ingestion().tick(Budget())
+    long_ago = time.time() - 60 * 86_400
+    for number in range(1, 60):
+        for path in Path(trail.uri, "_delta_log").glob("*.*"):
+            os.utime(path, (long_ago, long_ago))
+        trail.open().take_number("file:///elsewhere/", number)
+    assert not Path(trail.uri, "_delta_log", f"{1:020}.json").exists()
+    report = ingestion().tick(Budget())
+    assert report.recovered == 1
+    assert ids(trail) == dict.fromkeys((f"request-{number}" for number in range(10)), 1)
+    assert verify_trail(ledger, trail) == []
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -234,3 +234,50 @@ def test_ids_of_others_stay(accesses, trail, upkeep):
     before = ids(trail)
     erase(upkeep, PERSON, reason="DSR-1")
     assert len(before) - len(ids(trail)) == 44
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jörg+ml@example.com",
+        "j%C3%B6rg%2Bml%40example.com",
+        "j%c3%b6rg%2bml@example.com",
+        "j%25C3%25B6rg%252Bml%2540example.com",
+        r"j\u00f6rg\u002bml\u0040example.com",
+        r"\u003cj\u00F6rg+ml@example.com\u003e",
+        "JÖRG+ML@EXAMPLE.COM",
+        "J%C3%96RG+ML@example.com",
+        "jo\u0308rg+ml@example.com",
+    ],
+)
+def test_an_address_is_found_however_a_record_that_nobody_can_read_escapes_it(text, logs, tick, trail, upkeep):
+    (logs / "a.jsonl").write_bytes(f'{{"v": 1, "user": "{text}", broken\n{{"v": 1, "user": "a{text}", broken\n'.encode())
+    tick()
+    person = Person(emails=["jörg+ml@example.com"])
+    assert person.in_text(f"for {text}")
+    erase(upkeep, person, reason="DSR-2026-118")
+    left = sorted(row["kind"] for row in rows(trail))
+    assert left == (["erased", "erased"] if text.startswith("\\u003c") else ["erased", "quarantined"])
+
+
+def test_a_name_is_found_in_the_forms_of_urls_and_json(logs, tick, trail, upkeep):
+    texts = ("Jörg Weiß", "J%C3%B6rg+Wei%C3%9F", "J%C3%B6rg%20Wei%C3%9F", r"J\u00f6rg Wei\u00df", "山田太", r"\u5c71\u7530\u592a")
+    (logs / "a.jsonl").write_bytes("".join(f'{{"v": 1, "user": "{text}", broken\n' for text in texts).encode())
+    tick()
+    assert find(upkeep, Person(names=["Jörg Weiß"])).quarantined == 4
+    assert find(upkeep, Person(names=["山田太"])).quarantined == 2
+
+
+def test_others_rows_lose_the_name_of_a_log_object_that_names_the_person(logs, tick, trail, upkeep, ledger):
+    (logs / f"{MARY}.jsonl").write_bytes(b"".join(line(each, user=MARY if each else "bob") for each in range(3)))
+    tick()
+    person = Person(emails=[MARY])
+    assert (find(upkeep, person).own, find(upkeep, person).mentions) == (2, 1)
+    erase(upkeep, person, reason="DSR-2026-118")
+    assert [row["principal"] for row in rows(trail) if row["log_object"]] == ["bob"]
+    assert find(upkeep, person).mentions == 1
+    erase(upkeep, person, reason="DSR-2026-119", mentions=True)
+    assert traces(trail) == []
+    assert [row["principal"] for row in rows(trail) if row["kind"] == "event"] == ["bob"]
+    assert find(upkeep, person).mentions == 0
+    assert verify_trail(ledger, trail) == []

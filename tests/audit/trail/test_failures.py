@@ -4,8 +4,8 @@ import pytest
 
 from mlsec_dagster.audit import committing as module
 from mlsec_dagster.audit.seals import sealed_commits, verify_trail
-from mlsec_dagster.audit.trail import Head
-from mlsec_dagster.errors import StoreError
+from mlsec_dagster.audit.trail import Head, Trail
+from mlsec_dagster.errors import ConfigurationError, StoreError
 from tests.audit.trail.made import delivery, ids
 
 
@@ -66,3 +66,16 @@ def test_the_version_that_is_sealed_is_the_one_that_the_commit_made(logs, tick, 
         (logs / f"{number}.json.gz").write_bytes(delivery([number]))
         tick("cloudtrail")
         assert sealed_commits(ledger, trail.uri)[-1].version == trail.open().version
+
+
+@pytest.mark.parametrize("name", ["C#", "what?", "a%41b", "back\\slash", "new\nline"])
+def test_a_directory_that_delta_lake_takes_for_another_one_is_refused(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="Choose a directory without"):
+        Trail(str(tmp_path / name / "trail"))
+
+
+@pytest.mark.parametrize("name", ["a b", "gl*b[1]{x}", "100%", "é", "a=b&c+d;e:f'g\"h"])
+def test_a_directory_of_any_other_name_is_none(tmp_path, name):
+    trail = Trail(str(tmp_path / name / "trail"))
+    trail.open(create=True)
+    assert trail.open().commit(attempt="a", why="ingested", sources=["mlflow.audit"], added=()) == 1

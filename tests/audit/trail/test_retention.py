@@ -235,3 +235,20 @@ def _stored(ledger, root: Path) -> bytes:
 def test_what_expired_is_gone_from_the_counts(ten_days, trail, upkeep):
     expire(upkeep, Retention({}, default=keeping(ten_days, 7)))
     assert len(ids(trail)) == 35 + 7
+
+
+def test_a_day_that_the_tables_log_makes_old_does_not_go(ten_days, trail, upkeep, ledger):
+    for commit in Path(trail.uri, "_delta_log").glob("*.json"):
+        commit.write_text(commit.read_text().replace('"day":"2026-05-09"', '"day":"2020-01-01"'))
+    report = expire(upkeep, Retention({"aws.cloudtrail": keeping(ten_days, 7)}))
+    assert report.days == {"aws.cloudtrail": ["2026-05-01", "2026-05-02", "2026-05-03"]}
+    assert any("day=2026-05-09" in file.path for file in trail.open().files() if file.source == "aws.cloudtrail")
+    assert {problem.kind for problem in verify_trail(ledger, trail)} == {"edited"}
+
+
+def test_an_old_day_that_the_tables_log_tells_otherwise_stays_and_is_named(ten_days, trail, upkeep):
+    for commit in Path(trail.uri, "_delta_log").glob("*.json"):
+        commit.write_text(commit.read_text().replace('"day":"2026-05-02"', '"day":"2026-05-08"'))
+    report = expire(upkeep, Retention({"aws.cloudtrail": keeping(ten_days, 7)}))
+    assert report.days == {"aws.cloudtrail": ["2026-05-01", "2026-05-03"]}
+    assert [("day=2026-05-02" in sentence, "It stays" in sentence) for sentence in report.refused] == [(True, True)]

@@ -135,3 +135,13 @@ def test_pseudonyms_are_made_searched_for_revealed_and_erased(home):
 @pytest.mark.parametrize("name", ["reveal", "pseudonyms"])
 def test_what_needs_no_home_has_no_ledger_options(name):
     assert "--store" not in CliRunner().invoke(main, ["trail", name, "--help"]).output
+
+
+def test_rows_that_expired_before_are_erased_from_the_storage(home):
+    home.run("retain", "--default", "1", "--yes", "--most")
+    assert not home.trail.open().files()
+    assert len([*Path(home.trail.uri).rglob("day=*/*.parquet")]) == 6
+    said = home.run("erase", "--email", MARY, "--dry-run")
+    assert "6 files that were taken out of the trail before still lie in the storage" in said
+    home.run("erase", "--email", MARY, "--reference", "DSR-2026-118", "--yes")
+    assert not [*Path(home.trail.uri).rglob("day=*/*.parquet")]

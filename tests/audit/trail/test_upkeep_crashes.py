@@ -249,3 +249,22 @@ def test_a_seal_that_could_not_be_written_is_written_later(logs, tick, trail, up
     assert vacuum(upkeep).deleted == []
     assert verify_trail(ledger, trail) == []
     assert len(trail.open().files()) == 1
+
+
+def test_a_commit_that_is_sealed_while_somebody_looks_is_no_rollback(logs, tick, trail, upkeep, monkeypatch):
+    (logs / "a.jsonl").write_bytes(line(1))
+    tick()
+    real = module.sealed_entries
+
+    def meanwhile(*arguments):
+        if not (logs / "b.jsonl").exists():
+            (logs / "b.jsonl").write_bytes(line(2))
+            tick()
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "sealed_entries", meanwhile)
+    with upkeep.turn():
+        view = upkeep.look()
+    assert view.head.version == trail.open().version
+    assert view.files.keys() == view.sealed.keys()
+    assert len(view.files) == 2
