@@ -66,11 +66,9 @@ class Committing:
             return
         content = _Content(batch.files, positions, batch.tally, incomplete)
         if batch.files:
+            said = signed(self._ledger, self._trail, self._uri, batch.attempt, batch.number, msgspec.msgpack.encode(content))
             with self._database.write() as connection:
-                said = msgspec.msgpack.encode(content)
-                said = signed(self._ledger, self._trail, self._uri, batch.attempt, batch.number, said)
-                intent = Intent(batch.attempt, batch.number, said)
-                log_positions.record_intent(connection, self._location, intent)
+                log_positions.record_intent(connection, self._location, Intent(batch.attempt, batch.number, said))
             batch.intended = True
             self._finish(batch.attempt, batch.number, self._committed(batch), content)
             report.commits += 1
