@@ -38,7 +38,7 @@ from mlsec_dagster.audit.queues import Everything, Queue
 from mlsec_dagster.audit.reading import Reading
 from mlsec_dagster.audit.sources.streams import ContentHash
 from mlsec_dagster.audit.state import LocationState, with_more
-from mlsec_dagster.audit.ticks import Budget, Report
+from mlsec_dagster.audit.ticks import Budget, Report, newest_of
 from mlsec_dagster.audit.trail import Trail, TrailConflictError
 from mlsec_dagster.errors import StoreError
 from mlsec_dagster.storage import log_positions
@@ -107,7 +107,7 @@ class Ingestion:
         self._location = -1
         self._settled: set[int] = set()
         self._ignored: set[int] = set()
-        self._together: set[int] = set()
+        self._together: dict[int, int] = {}
         self._refused: set[int] = set()
         self._loaded = False
         self._everything: Everything | None = None
@@ -203,7 +203,7 @@ class Ingestion:
             more = bool(some)
             everything.seen.update(hash(found.key) for found in some)
             everything.waiting += self._unsettled(some, report)
-            report.saw(len(some), self._of_this_log(some))
+            report.saw(len(some), newest_of(self._of_this_log(some)))
             if more and len(everything.waiting) < _ASKED_AT_ONCE and not budget.spent:
                 continue
             everything.waiting, refused = self._read_all(everything.waiting, budget, report)
@@ -237,16 +237,20 @@ class Ingestion:
     def _waiting_in_window(self, newest: int | None, report: Report) -> list[LogObject]:
         """Objects of the window that are to be read, the oldest first."""
         found: list[LogObject] = []
-        listing, together = iter(self.source.window(newest)), set[int]()
+        listing, together = iter(self.source.window(newest)), dict[int, int]()
         while some := list(islice(listing, _LOOKED_AT_ONCE)):
             # Mostly all of them are settled, and were listed one behind the other the last time too: then a single look tells. Sums can no
             # more be made alike from outside than hashes themselves, which are other ones in each process.
             total = sum(map(hash, map(_VERSION, some)))
-            new = [] if total in self._together else self._unsettled(some, report)
+            latest = self._together.get(total)
+            new: list[LogObject] = []
+            if latest is None:
+                new = self._unsettled(some, report)
+                latest = newest_of(self._of_this_log(some))
             if not new:
-                together.add(total)
+                together[total] = latest
             found += new
-            report.saw(len(some), self._of_this_log(some))
+            report.saw(len(some), latest)
         self._together = together
         found.sort(key=lambda each: (each.modified, each.key))
         return found

@@ -80,10 +80,15 @@ class Report:
     behind: int = 0
     recovered: int = 0
 
-    def saw(self, listed: int, of_this_log: Sequence[LogObject]) -> None:
-        """Count objects that were listed; those that are no log do not tell that it goes on."""
+    def saw(self, listed: int, newest: int) -> None:
+        """Count objects that were listed, the newest of this log written then; those that are no log do not tell that it goes on."""
         self.listed += listed
-        newest, credible = max(map(_MODIFIED, of_this_log), default=0), latest_credible()
-        if newest > credible:
-            newest = max((each for each in map(_MODIFIED, of_this_log) if each <= credible), default=0)
         self.newest_object = max(self.newest_object or 0, newest) or None
+
+
+def newest_of(objects: Sequence[LogObject]) -> int:
+    """When the newest of them was written, microseconds since the epoch, those of the future aside; 0 if there is none."""
+    newest, credible = max(map(_MODIFIED, objects), default=0), latest_credible()
+    if newest > credible:
+        newest = max((each for each in map(_MODIFIED, objects) if each <= credible), default=0)
+    return newest
