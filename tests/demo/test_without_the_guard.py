@@ -34,6 +34,7 @@ def test_nobody_notices_a_swapped_file(project: Project) -> None:
     assert (outcome.caught_by, outcome.where) == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [scenarios.shift_the_feed, scenarios.flip_labels_upstream])
 def test_a_model_is_trained_on_a_week_that_was_bad_when_it_came(project: Project, attack: Callable[[Project], Outcome]) -> None:
     outcome = attack(project)

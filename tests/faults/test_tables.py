@@ -122,6 +122,7 @@ def test_each_hard_type_passes_as_it_is_and_one_changed_cell_is_named(instance: 
     assert_clean(project)
 
 
+@pytest.mark.slow
 def test_one_changed_cell_in_2000_columns_is_named(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     def wide() -> pa.Table:
         return pa.table({f"c{i:04}": pa.array([i, i + 1, None], pa.int32()) for i in range(2000)})

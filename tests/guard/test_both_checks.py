@@ -245,6 +245,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
+@pytest.mark.slow
 def test_a_run_without_tables_imports_nothing_that_reads_or_compares_them(instance: dg.DagsterInstance) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TABLES], cwd=ROOT, check=True, capture_output=True, text=True)
     passed, imported = done.stdout.splitlines()[-2:]

@@ -152,6 +152,7 @@ def test_duckdb(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     assert_guarded(Project(defs, instance, ["raw"]), tamper)
 
 
+@pytest.mark.slow
 def test_duckdb_partitions(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     import duckdb
     from dagster_duckdb_pandas import DuckDBPandasIOManager

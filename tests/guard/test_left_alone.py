@@ -64,8 +64,12 @@ MULTI = dg.MultiPartitionsDefinition(
             marks=pytest.mark.slow,
         ),
         pytest.param(dg.StaticPartitionsDefinition(["north", "süd / west"]), ["north", "süd / west"], marks=pytest.mark.slow),
-        (MULTI, [dg.MultiPartitionKey({"day": "2024-01-01", "shop": "a/b"}), dg.MultiPartitionKey({"day": "2024-01-02", "shop": "c d"})]),
-        (dg.DynamicPartitionsDefinition(name="customers"), ["c1", "c2"]),
+        pytest.param(
+            MULTI,
+            [dg.MultiPartitionKey({"day": "2024-01-01", "shop": "a/b"}), dg.MultiPartitionKey({"day": "2024-01-02", "shop": "c d"})],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dg.DynamicPartitionsDefinition(name="customers"), ["c1", "c2"], marks=pytest.mark.slow),
     ],
     ids=["daily", "hourly", "static", "multi", "dynamic"],
 )
@@ -104,6 +108,7 @@ def test_partitioned_assets(twins: Any, partitions: dg.PartitionsDefinition[Any]
     project.assert_every_check_passed(4)
 
 
+@pytest.mark.slow
 def test_a_range_of_partitions_in_one_run(twins: Any) -> None:
     daily = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-04")
 
@@ -132,6 +137,7 @@ def test_a_range_of_partitions_in_one_run(twins: Any) -> None:
     project.assert_every_check_passed(6)
 
 
+@pytest.mark.slow
 def test_multi_assets_graph_assets_and_assets_with_checks_of_their_own(twins: Any) -> None:
     def build(base: Path) -> dg.Definitions:
         @dg.multi_asset(

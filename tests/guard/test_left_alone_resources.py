@@ -17,6 +17,8 @@ from upath import UPath
 from tests.guard.projects import ParquetIOManager, flights
 from tests.guard.sameness import CHECKS, Run, Twins, at_home
 
+pytestmark = pytest.mark.slow
+
 LIFE: list[str] = []
 """What resources did, in order."""
 

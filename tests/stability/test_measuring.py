@@ -245,6 +245,7 @@ def test_the_sample_is_that_of_its_table_however_few_rows_differ(asked: Asked, d
     assert not sample.equals(again)
 
 
+@pytest.mark.slow
 def test_both_ways_of_counting_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = mixed(2500)
     odd = pa.table(
