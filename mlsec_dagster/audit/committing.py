@@ -13,7 +13,7 @@ import msgspec
 
 from mlsec_dagster.audit.batches import Batch, Tally
 from mlsec_dagster.audit.files import TrailFile
-from mlsec_dagster.audit.intents import is_signed, signed, told
+from mlsec_dagster.audit.intents import left_behind, signed
 from mlsec_dagster.audit.seals import Commit, seal
 from mlsec_dagster.audit.state import LocationState
 from mlsec_dagster.audit.ticks import Report
@@ -86,23 +86,15 @@ class Committing:
         Raises:
             StoreError: The trail or the database cannot be read or written.
         """
-        with self._database.read() as connection:
-            found = log_positions.open_intents(connection, self._location)
-        intents = [intent for intent in found if is_signed(self._ledger, self._trail, self._uri, intent)]
-        for attempt in {intent.attempt for intent in found} - {intent.attempt for intent in intents}:
-            self._lost(attempt)  # Nothing is sealed or deleted on its word; if there is such a commit, `mlsec verify` names it.
-        for number in sorted({intent.number for intent in intents}):
-            tried = {intent.attempt: intent for intent in intents if intent.number == number}
-            committed = self._trail.fate(self._uri, number, list(tried))
-            for attempt, intent in tried.items():
-                content = msgspec.msgpack.decode(told(intent.content), type=_Content)
-                if committed is not None and committed[0] == attempt:
-                    self._finish(attempt, number, committed[1], content)
-                    report.recovered += 1
-                    continue
-                self._lost(attempt)
-                for file in content.files:
-                    self._trail.storage.remove(file.path)
+        for intent, said, version in left_behind(self._database, self._ledger, self._trail, self._uri, self._location):
+            content = msgspec.msgpack.decode(said, type=_Content)
+            if version is not None:
+                self._finish(intent.attempt, intent.number, version, content)
+                report.recovered += 1
+                continue
+            self._lost(intent.attempt)
+            for file in content.files:
+                self._trail.storage.remove(file.path)
 
     def _committed(self, batch: Batch) -> int:
         """Commit; returns the trail's new version."""

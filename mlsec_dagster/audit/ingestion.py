@@ -107,6 +107,7 @@ class Ingestion:
         self._location = -1
         self._settled: set[int] = set()
         self._ignored: set[int] = set()
+        self._unfinished: list[tuple[float, int]] = []
         self._together: dict[int, int] = {}
         self._refused: set[int] = set()
         self._loaded = False
@@ -132,6 +133,7 @@ class Ingestion:
             interrupted = known is not None and bool(log_positions.open_intents(connection, known[0]))
         state = LocationState() if known is None else LocationState.read(known[1])
         self._load_settled()
+        self._look_again()
         listed_at = time.time_ns() // 1000
         waiting = self._waiting_in_window(state.newest_object, report)
         # Where nothing is to be done nobody is kept from doing it: most ticks hold nothing and write once.
@@ -234,6 +236,14 @@ class Ingestion:
                 self._settled.update(map(hash, log_positions.complete_versions(connection, self._location)))
             self._loaded = True
 
+    def _look_again(self) -> None:
+        """Objects whose last line has been unfinished for long are to be read once more, though they are what they were."""
+        now = time.time()
+        if due := {version for when, version in self._unfinished if when < now}:
+            self._unfinished = [each for each in self._unfinished if each[1] not in due]
+            self._settled -= due
+            self._together.clear()
+
     def _waiting_in_window(self, newest: int | None, report: Report) -> list[LogObject]:
         """Objects of the window that are to be read, the oldest first."""
         found: list[LogObject] = []
@@ -257,7 +267,7 @@ class Ingestion:
 
     def _unsettled(self, some: list[LogObject], report: Report) -> list[LogObject]:
         """Those of them that are to be read."""
-        # What is settled was read to its end in this very version, which nothing can undo.
+        # What is settled was read to its end in this very version, which nothing can undo; but see `_look_again`.
         if self._settled.issuperset(map(hash, map(_VERSION, some))):
             return []
         return [each for each in some if hash(_VERSION(each)) not in self._settled and self._belongs(each, report)]
@@ -362,6 +372,11 @@ class Ingestion:
         for position in positions:
             if position.complete:
                 self._settle(position)
+        for reading in done:
+            if reading.look_again is not None:
+                version = hash(_VERSION(reading.found))
+                self._settled.add(version)
+                self._unfinished.append((reading.look_again, version))
         report.read += len(done)
         report.copies += sum(reading.copy for reading in done)
         report.rewritten += [reading.found.key for reading in done if reading.rewritten]

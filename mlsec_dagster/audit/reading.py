@@ -38,6 +38,8 @@ class Reading:
         consumed: Bytes whose rows were all taken when `rows` began.
         rewritten: It is not the object that was read before under this name.
         copy: Its bytes were read before under another name; it yields no rows.
+        look_again: Its last line is unfinished, and nothing about the object would change if its writer had died: when that has to be taken
+            for all that there will be, seconds since the epoch. None where there is no such line.
         content: Takes the hash that digest files have of it, while it is read; None where none are verified.
     """
 
@@ -50,10 +52,10 @@ class Reading:
     consumed: int = 0
     rewritten: bool = False
     copy: bool = False
+    look_again: float | None = None
     digest: str | None = None
     seam: str | None = None
     _after: int | None = None
-    _unfinished: bool = False
     _seam_after: str | None = None
     _rows: Iterator[AuditEvent | Quarantined] = field(init=False)
 
@@ -73,7 +75,7 @@ class Reading:
         """Where it stands once all rows were taken."""
         if self._after is None:
             return self._position(self.found.size, self.taken, None, complete=True)
-        return self._position(self._after, 0, self._seam_after, complete=not self._unfinished)
+        return self._position(self._after, 0, self._seam_after, complete=self.look_again is None)
 
     def _position(self, consumed: int, rows: int, seam: str | None, *, complete: bool) -> Position:
         found = self.found
@@ -121,9 +123,10 @@ class Reading:
         self._after = start + whole.consumed
         self._seam_after = _seam(whole.last)
         if whole.rest.strip():
-            # Nothing changes about the object if its writer has died: then only looking again tells that nothing more comes.
-            self._unfinished = found.modified / 1e6 + _STALE_SECONDS >= time.time()
-        if whole.rest.strip() and not self._unfinished:
+            stale = found.modified / 1e6 + _STALE_SECONDS
+            if stale >= time.time():
+                self.look_again = stale
+                return
             for row in self.source.layout.read(whole.rest):
                 yield _moved(row, self._after)
 

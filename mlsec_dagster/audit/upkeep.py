@@ -20,7 +20,7 @@ from uuid import uuid4
 import msgspec
 
 from mlsec_dagster.audit.files import TrailFile
-from mlsec_dagster.audit.intents import is_signed, signed, told
+from mlsec_dagster.audit.intents import left_behind, signed, told
 from mlsec_dagster.audit.legal_hold import Hold, active_holds, covering
 from mlsec_dagster.audit.seals import Commit, Why, expected_files, seal, sealed_entries
 from mlsec_dagster.audit.trail import Head, Trail, TrailConflictError
@@ -165,24 +165,14 @@ class Upkeep:
 
     def recover(self) -> int:
         """Find out what became of what somebody left between intent and done, and finish it. Returns how many commits were sealed."""
-        with self.database.read() as connection:
-            found = log_positions.open_intents(connection, self._location)
-        intents = [intent for intent in found if is_signed(self.ledger, self.trail, self.uri, intent)]
-        with self.database.write() as connection:
-            # Nothing is sealed or deleted on the word of the others; if there is such a commit, `look` and `mlsec verify` name it.
-            for attempt in {intent.attempt for intent in found} - {intent.attempt for intent in intents}:
-                log_positions.settle(connection, self._location, attempt, "lost")
         sealed = 0
-        for number in sorted({intent.number for intent in intents}):
-            tried = {intent.attempt: intent for intent in intents if intent.number == number}
-            committed = self.trail.fate(self.uri, number, list(tried))
-            for attempt, intent in tried.items():
-                change = msgspec.msgpack.decode(told(intent.content), type=Change)
-                if committed is not None and committed[0] == attempt:
-                    self._finish(attempt, number, committed[1], change)
-                    sealed += 1
-                else:
-                    self._lose(attempt, change)
+        for intent, said, version in left_behind(self.database, self.ledger, self.trail, self.uri, self._location):
+            change = msgspec.msgpack.decode(said, type=Change)
+            if version is not None:
+                self._finish(intent.attempt, intent.number, version, change)
+                sealed += 1
+            else:
+                self._lose(intent.attempt, change)
         return sealed
 
     def look(self) -> View:

@@ -133,6 +133,20 @@ def test_a_copy_is_a_read_of_what_is_copied(source: str, broken: bytes) -> None:
     assert [before, after] == [*cloudtrail.read(b"[" + lines[0] + b"," + lines[2] + b"]")]
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b'"},1e999,{"a":"', b"\\ud800"], ids=["no UTF-8", "no number", "half a character"])
+def test_what_only_a_few_operations_name_costs_nobody_else_a_row_where_it_cannot_be_read(bad: bytes) -> None:
+    deployed = json.loads(CLOUDTRAIL.lines[1]) | {
+        "eventName": "CreateEndpointConfig",
+        "requestParameters": {"endpointConfigName": "prod-7", "productionVariants": [{"modelName": "BAD"}]},
+    }
+    first, last = CLOUDTRAIL.lines[0], CLOUDTRAIL.lines[1]
+    rows = [*cloudtrail.read(b"[" + b",".join([first, json.dumps(deployed).encode().replace(b"BAD", bad), last]) + b"]")]
+    assert [rows[0], rows[2]] == [*cloudtrail.read(b"[" + first + b"," + last + b"]")]
+    # Kept as an event without its parameters, or as text.
+    told = rows[1]
+    assert told.operation == "CreateEndpointConfig" if isinstance(told, AuditEvent) else "CreateEndpointConfig" in told.raw
+
+
 def test_sagemaker_names_what_is_deployed_and_whose_notebook_an_address_opens() -> None:
     told = {
         "CreateEndpointConfig": ({"endpointConfigName": "prod-7", "productionVariants": [{"modelName": "churn-7"}]}, "prod-7", "churn-7"),

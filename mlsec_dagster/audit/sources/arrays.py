@@ -181,32 +181,12 @@ def _whole(part: bytes) -> bool:
 def _records(part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits) -> Iterable[Row]:
     array = b"[" + part + b"]"
     try:
-        records = form.batch.decode(array)
-    except UNREADABLE:
-        return chain.from_iterable(_rows(part[start:end], offset + start, form, limits) for start, end in _bounds(part, alike))
-    try:
-        events = [*map(form.event, records)]
+        events = [*map(form.event, form.batch.decode(array))]
         if form.operations.isdisjoint(map(_OPERATION, events)):
             return events
         return [*chain.from_iterable(map(form.events, form.whole_batch.decode(array)))]
     except UNREADABLE:
-        return _one_by_one(form.whole_batch.decode(array), part, offset, form, alike, limits)
-
-
-def _one_by_one(
-    records: list[Record], part: bytes, offset: int, form: Format[Record], alike: re.Pattern[bytes], limits: Limits
-) -> Iterator[Row]:
-    """As `_records`, where one of them is no event."""
-    bounds: list[tuple[int, int]] | None = None
-    for index, record in enumerate(records):
-        try:
-            events = form.events(record)
-        except UNREADABLE as error:
-            bounds = bounds or _bounds(part, alike)
-            start, end = bounds[index]
-            yield quarantine(form.source, part[start:end], f"The record is no event: {error}.", offset + start, limits)
-        else:
-            yield from events
+        return chain.from_iterable(_rows(part[start:end], offset + start, form, limits) for start, end in _bounds(part, alike))
 
 
 def _overlong(window: _Window, pieces: Iterator[bytes], source: Source, limits: Limits) -> Iterator[Row]:

@@ -150,6 +150,18 @@ def test_an_unfinished_line_whose_writer_died_is_kept_an_hour_later_though_nothi
     assert tick().read == 0
 
 
+def test_an_unfinished_line_is_not_read_at_every_tick_while_its_writer_may_go_on(clock, logs, ingestion, trail):
+    log = logs / "a.jsonl"
+    log.write_bytes(line(0) + line(1)[:40])
+    reader = ingestion()
+    assert [(clock(later), reader.tick(Budget()).read)[1] for later in (0, 600, 7200, 7800)] == [1, 0, 1, 0]
+    assert sorted(row["kind"] for row in rows(trail, "kind")) == ["event", "quarantined"]
+    with log.open("ab") as more:
+        more.write(b"\n" + line(2))
+    assert reader.tick(Budget()).read == 1
+    assert ids(trail) == once((0, 2))
+
+
 def test_an_unfinished_line_that_a_clock_ahead_takes_for_all_there_will_be_is_mended(clock, logs, tick, trail):
     log = logs / "a.jsonl"
     log.write_bytes(line(0) + line(1)[:40])
