@@ -135,7 +135,7 @@ def write_parquet(batches: "Batches", target: Path) -> int:
     """A new file, only for its owner to read. Returns how many rows it has.
 
     Raises:
-        ConfigurationError: There is a file of that name.
+        ConfigurationError: There is a file of that name, or no directory for it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,6 +146,10 @@ def write_parquet(batches: "Batches", target: Path) -> int:
         number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise ConfigurationError(f"{target} is there already and was not overwritten: remove it, or give another name.") from error
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"There is no directory {target.parent} to write {target.name} into: create it, or name another."
+        ) from error
     count = 0
     try:
         with os.fdopen(number, "wb") as opened, pq.ParquetWriter(opened, SCHEMA, compression="zstd") as writer:

@@ -134,6 +134,7 @@ def test_half_a_parquet_file_is_not_left_behind(kept: TrailPlace, tmp_path: Path
         (("--since", "2026-05-02", "--until", "2026-05-01"), 2, "Nothing lies between 2026-05-02T00:00:00Z and 2026-05-01T00:00:00Z"),
         (("--source", "aws.cloudtrial"), 2, "expected one of aws.cloudtrail"),
         (("--csv", "--parquet", "x"), 2, "exclude each other"),
+        (("--parquet", "/nowhere/x.parquet"), 2, "There is no directory /nowhere to write x.parquet into"),
         (("--trail", "/nowhere/at/all"), 4, "There is no audit trail at /nowhere/at/all"),
         (("--home", "/nowhere"), 2, "There is no directory /nowhere"),
     ],
